@@ -1,0 +1,231 @@
+/*
+ * edge_s2s: the decoder of an encoder-decoder Transformer, on the device.
+ *
+ *     es2s_model *model = NULL;
+ *     es2s_session *session = NULL;
+ *     if (es2s_model_load("decoder.weights", NULL, &model) != ES2S_OK) puts(es2s_last_error());
+ *     es2s_session_params sp;
+ *     es2s_session_params_init(&sp);
+ *     es2s_session_create(model, &sp, &session);
+ *     es2s_session_set_source(session, 0, cross_kv, source_len);     // from the encoder
+ *     es2s_generate_params gp;
+ *     es2s_generate_params_init(model, &gp);                         // the bundle's defaults
+ *     es2s_session_generate(session, &gp, tokens, lens, scores, NULL, NULL);
+ *     es2s_session_free(session);
+ *     es2s_model_free(model);
+ *
+ * What does not appear in this file is not part of the API.
+ *
+ * Every function that can fail returns ES2S_OK (0) or a negative status; es2s_last_error() then tells
+ * what was expected and what was found. After a failure outputs are NULL or untouched, and the object
+ * stays usable. The library never prints, exits, reads the environment or keeps global state.
+ *
+ * A parameter struct starts with struct_size. Call its _init function, then change what you need:
+ * members are only ever appended, so a program built against an older header keeps working.
+ */
+#ifndef EDGE_S2S_H
+#define EDGE_S2S_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* ---- cffi reads from here ---- */
+
+/* ============================================ Library ============================================ */
+
+typedef enum es2s_status {
+    ES2S_OK = 0,
+    ES2S_INVALID_ARGUMENT = -1,    /* a parameter is out of range: the caller's mistake */
+    ES2S_OUT_OF_MEMORY = -2,
+    ES2S_IO = -3,                  /* the file cannot be opened, read or mapped */
+    ES2S_BAD_FORMAT = -4,          /* the weights are not a valid file of this format */
+    ES2S_UNSUPPORTED_VERSION = -5, /* a valid file, but of a format or feature this library does not know */
+    ES2S_UNSUPPORTED_CPU = -6,     /* the requested ISA is unknown or this CPU lacks it */
+    ES2S_CAPACITY = -7,            /* more rows, source or target tokens than the session was created for */
+    ES2S_STATE = -8,               /* called in the wrong order, for example a step before set_source */
+    ES2S_CANCELLED = -9            /* reserved for calls that have no partial result to return */
+} es2s_status;
+
+/* Why a sequence ended. */
+typedef enum es2s_finish_reason {
+    ES2S_FINISH_EOS = 0,
+    ES2S_FINISH_LENGTH = 1,
+    ES2S_FINISH_DEADLINE = 2,
+    ES2S_FINISH_CANCELLED = 3
+} es2s_finish_reason;
+
+/* When beam search stops, as in transformers' early_stopping. */
+typedef enum es2s_early_stopping {
+    ES2S_EARLY_STOPPING_FALSE = 0, /* when the best live beam cannot beat the worst finished one at today's length */
+    ES2S_EARLY_STOPPING_TRUE = 1,  /* when num_beams hypotheses have finished */
+    ES2S_EARLY_STOPPING_NEVER = 2  /* when no live beam can win even at the longest length */
+} es2s_early_stopping;
+
+typedef struct es2s_model es2s_model;     /* immutable weights; shared by any number of threads */
+typedef struct es2s_session es2s_session; /* KV cache and scratch; one thread at a time */
+
+/* Version of the library, 0x00MMmmpp. */
+unsigned es2s_version(void);
+
+/* Constant text such as "invalid argument". Never NULL. */
+const char *es2s_status_str(es2s_status status);
+
+/* Detail of this thread's last failure; valid until its next failing call. Never NULL. */
+const char *es2s_last_error(void);
+
+/* Kernel sets this CPU can run, narrowest first, such as "scalar avx2 avx512_vnni". */
+const char *es2s_supported_isas(void);
+
+/* ============================================= Model ============================================= */
+
+typedef struct es2s_model_params {
+    uint32_t struct_size;
+    int32_t n_threads;   /* threads that may work on one call, the caller's included; 1..64, default 1 */
+    const char *isa;     /* kernel set to use; NULL (default) = the widest this CPU supports */
+    int32_t verify_data; /* non-zero (default): compare the tensors with the file's SHA-256 */
+} es2s_model_params;
+
+typedef struct es2s_model_dims {
+    uint32_t struct_size;
+    int32_t vocab_size;
+    int32_t d_model;
+    int32_t d_ff;
+    int32_t n_layers; /* decoder layers */
+    int32_t n_heads;
+    int32_t d_head;         /* n_heads * d_head need not equal d_model */
+    int32_t max_source_len; /* tokens the model accepts in one pass */
+    int32_t max_target_len; /* upper limit of max_new_tokens */
+    int32_t decoder_start_token_id;
+    int32_t eos_token_id;
+    int32_t pad_token_id;
+} es2s_model_dims;
+
+void es2s_model_params_init(es2s_model_params *params);
+
+/* Loads decoder.weights by mapping the file, which must not change until es2s_model_free.
+ * params NULL = defaults. Fails with IO, BAD_FORMAT, UNSUPPORTED_VERSION, UNSUPPORTED_CPU, OUT_OF_MEMORY. */
+es2s_status es2s_model_load(const char *path, const es2s_model_params *params, es2s_model **model_out);
+
+/* The same from memory at any alignment; data stays the caller's and must live until es2s_model_free. */
+es2s_status es2s_model_load_memory(const void *data, size_t size, const es2s_model_params *params,
+                                   es2s_model **model_out);
+
+/* dims_out->struct_size must be set to sizeof *dims_out. */
+es2s_status es2s_model_get_dims(const es2s_model *model, es2s_model_dims *dims_out);
+
+/* Name of the kernel set in use. */
+const char *es2s_model_isa(const es2s_model *model);
+
+/* Looks up input embeddings, what the encoder takes as inputs_embeds.
+ * token_ids: int32[n]; embeds_out: float[n, d_model]. Fails with INVALID_ARGUMENT on an id outside the vocabulary. */
+es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds_out);
+
+/* Every session of the model must be freed first. Accepts NULL. */
+void es2s_model_free(es2s_model *model);
+
+/* ============================================ Session ============================================ */
+
+typedef struct es2s_session_params {
+    uint32_t struct_size;
+    int32_t max_batch;      /* sources at a time; default 1 */
+    int32_t max_beams;      /* rows per source; default 1 */
+    int32_t max_source_len; /* default 512 */
+    int32_t max_target_len; /* new tokens; default 256 */
+} es2s_session_params;
+
+void es2s_session_params_init(es2s_session_params *params);
+
+/* Allocates everything the session will ever need; decoding allocates nothing. params NULL = defaults. */
+es2s_status es2s_session_create(const es2s_model *model, const es2s_session_params *params,
+                                es2s_session **session_out);
+
+/* Bytes held by the session. */
+size_t es2s_session_memory(const es2s_session *session);
+
+/* Copies one source into row 0 <= row < max_batch and empties that row's self-attention cache.
+ * cross_kv: float[n_layers, 2 (K, V), n_heads, source_len, d_head], the encoder's output. It is kept
+ * once per source, whatever the number of beams. */
+es2s_status es2s_session_set_source(es2s_session *session, int32_t row, const float *cross_kv, int32_t source_len);
+
+/* Forgets all sources; the memory stays. */
+void es2s_session_clear(es2s_session *session);
+
+/* Accepts NULL. */
+void es2s_session_free(es2s_session *session);
+
+/* ============================================ Decoding =========================================== */
+
+/* One decoder step, for teacher forcing and for searches written outside. With b sources set (rows 0..b-1),
+ * n_rows is b * k with k <= max_beams; row r reads source r / k. Every row's cache grows by one position.
+ * tokens: int32[n_rows], at the first step decoder_start_token_id; logits_out: float[n_rows, vocab_size].
+ * A row's logits have the same bits whatever the other rows are. */
+es2s_status es2s_session_step(es2s_session *session, const int32_t *tokens, int32_t n_rows, float *logits_out);
+
+/* Before the next step, row i continues what row beam_idx[i] has decoded so far. Copies indices, no cache.
+ * beam_idx: int32[n_rows]; both rows must belong to the same source. n_rows may differ from the last step's. */
+es2s_status es2s_session_reorder_cache(es2s_session *session, const int32_t *beam_idx, int32_t n_rows);
+
+/* ============================================= Search ============================================ */
+
+/* Called in the thread that generates with n more tokens of the first sequence of `row` that can no longer
+ * change. A non-zero return cancels the generation of all rows. */
+typedef int (*es2s_on_tokens)(void *user, int32_t row, const int32_t *tokens, int32_t n);
+
+/* Names and meanings are those of transformers' generate(). -1 = no such token. */
+typedef struct es2s_generate_params {
+    uint32_t struct_size;
+    int32_t num_beams;            /* 1 = greedy */
+    int32_t num_return_sequences; /* <= num_beams */
+    int32_t max_new_tokens;       /* excludes the start token, includes EOS */
+    int32_t min_new_tokens;       /* EOS is forbidden before */
+    int32_t early_stopping;       /* es2s_early_stopping */
+    int32_t no_repeat_ngram_size; /* 0 = off */
+    float repetition_penalty;     /* 1 = off */
+    double length_penalty;        /* a score is divided by length ** length_penalty */
+    int32_t decoder_start_token_id;
+    int32_t eos_token_id;
+    int32_t pad_token_id;
+    int32_t forced_bos_token_id;      /* forced as the first new token */
+    int32_t forced_eos_token_id;      /* forced at max_new_tokens */
+    const int32_t *suppress_tokens;   /* int32[n_suppress_tokens]: never generated */
+    const int32_t *bad_words_ids;     /* the sequences of bad_words_lens, one after the other */
+    const int32_t *bad_words_lens;    /* int32[n_bad_words], each >= 1 */
+    int32_t n_suppress_tokens;
+    int32_t n_bad_words;
+    int64_t deadline_ms;              /* time for this call; < 0 = none. What is there then is returned. */
+    const volatile int32_t *cancel;   /* polled each step: non-zero = stop and return what is there; may be NULL */
+    es2s_on_tokens on_tokens;         /* may be NULL */
+    void *user;                       /* passed to on_tokens */
+} es2s_generate_params;
+
+/* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */
+void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *params);
+
+/* Greedy or beam search over all sources set (rows 0..b-1). The caller's buffers, with n = num_return_sequences:
+ *   tokens_out         int32[b, n, max_new_tokens]  without the start token, with EOS, filled up with pad
+ *   lens_out           int32[b, n]
+ *   scores_out         float[b, n]  beams: transformers' sequences_scores; greedy: sum of logprobs / len ** length_penalty
+ *   logprobs_out       float[b, n, max_new_tokens]  log-softmax of the logits before any rule; may be NULL
+ *   finish_reasons_out int32[b, n]  es2s_finish_reason; may be NULL
+ * Sequences of a source come best first. The sources stay set; their self-attention caches are empty afterwards. */
+es2s_status es2s_session_generate(es2s_session *session, const es2s_generate_params *params, int32_t *tokens_out,
+                                  int32_t *lens_out, float *scores_out, float *logprobs_out,
+                                  int32_t *finish_reasons_out);
+
+/* ---- cffi reads to here ---- */
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EDGE_S2S_H */
