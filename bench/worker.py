@@ -3,8 +3,8 @@
     python -m bench.worker --prepare PEER CHECKPOINT FOLDER
     python -m bench.worker PEER FOLDER THREADS
 
-The second answers JSON lines with JSON lines: first {"load_s", "version"}, then for each {"input_ids", "n_tokens"} the
-wall and CPU seconds and the number of tokens, at the end of input {"peak_rss_mb"}.
+The second answers JSON lines with JSON lines: first {"load_s", "version"}, then for each {"input_ids",
+"n_tokens"} the wall and CPU seconds and the number of tokens, at the end of input {"peak_rss_mb"}.
 """
 
 import importlib

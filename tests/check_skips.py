@@ -2,8 +2,8 @@
 
     python check_skips.py PYTEST_OUTPUT ALLOWED_SKIPS
 
-PYTEST_OUTPUT is what `pytest -ra` printed. ALLOWED_SKIPS has one regular expression a line, matched from the start
-of `file` against the lines `SKIPPED [n] file:line: reason`; `#` begins a comment.
+PYTEST_OUTPUT is what `pytest -ra` printed. ALLOWED_SKIPS has one regular expression a line, matched from
+the start of `file` against the lines `SKIPPED [n] file:line: reason`; `#` begins a comment.
 """
 
 import re
