@@ -1,0 +1,1 @@
+"""Builds edge_s2s bundles from Hugging Face checkpoints. Command: `edge-s2s-export`."""
