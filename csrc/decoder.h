@@ -1,0 +1,62 @@
+/*
+ * The decoder step: one more position for each row, from tokens to logits.
+ *
+ * A source is what the encoder has read; a row is one sequence being decoded from it, so a source has as many
+ * rows as beams. The search calls begin, then step and reorder in turn.
+ */
+#ifndef ES2S_DECODER_H
+#define ES2S_DECODER_H
+
+#include "arena.h"
+#include "edge_s2s.h"
+#include "kv_cache.h"
+#include "model.h"
+
+struct es2s_session {
+    const es2s_model *model;
+    int32_t max_batch, max_beams;
+    int32_t max_rows; /* max_batch * max_beams */
+    int32_t max_source_len, max_target_len;
+    int32_t n_sources;       /* rows 0..n_sources-1 hold a source; set by api.c before it calls the search */
+    int32_t rows_per_source; /* of the public step; 0 = all self-attention caches are empty */
+    size_t memory;           /* bytes, all in one block that starts with this struct */
+
+    es2s_kv_cache cache;
+    const float *position_bias; /* [n_position_biases, n_heads, max_target_len], the largest distance first */
+
+    /* Scratch of a step; inner = n_heads * d_head */
+    float *x;         /* [max_rows, d_model] residual stream */
+    float *h;         /* [max_rows, d_model] what a block reads (normed) and then what it adds to x */
+    float *qkv;       /* [max_rows, 3 * inner], or q alone in cross-attention: [max_rows, inner] */
+    float *attention; /* [max_rows, inner] */
+    float *ffn;       /* [max_rows, d_ff], gated [max_rows, 2 * d_ff] */
+    int8_t *q8;       /* [max_rows, max(d_model, inner, d_ff)] quantized input of a linear layer */
+    float *q8_scale;  /* [max_rows] */
+    float *scores;    /* [n_threads, scores_stride] attention weights of one row and head per thread */
+    int32_t scores_stride;
+    int32_t *row_sources; /* [max_rows] for the public step */
+
+    float *logits;        /* [max_rows, vocab_size] for the search */
+    void *search_scratch; /* es2s_search_scratch_bytes(), zeroed when the session is created */
+};
+
+/* params is complete and checked against the model. */
+es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_params *params,
+                                es2s_session **session_out);
+
+/* Empties the self-attention caches of all rows. */
+void es2s_decoder_begin(es2s_session *s);
+
+/* One position for rows 0..n_rows-1. Row r reads source sources[r]; tokens, sources: int32[n_rows].
+ * logits: float[n_rows, vocab_size], after rescoring. */
+void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
+                       float *logits);
+
+/* Before the next step, row i continues row beam_idx[i]; n_rows may shrink or grow. Copies indices, no cache.
+ */
+void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_rows);
+
+/* embeds: float[n, d_model] = embedding[token_ids] * embedding_scale. */
+void es2s_decoder_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds);
+
+#endif

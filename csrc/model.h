@@ -1,0 +1,68 @@
+/*
+ * The model: what decoder.weights says, checked, as pointers that the decoder can use. Immutable once loaded,
+ * except for its thread pool, which guards itself.
+ */
+#ifndef ES2S_MODEL_H
+#define ES2S_MODEL_H
+
+#include <stdbool.h>
+
+#include "edge_s2s.h"
+#include "kernels/kernels.h"
+#include "platform.h"
+#include "thread_pool.h"
+
+/* A linear layer y = x W^T. Either q, scale and sums are set (int8 weights), or f32 is. */
+typedef struct es2s_matrix {
+    int32_t n_out;
+    int32_t n_in;
+    const int8_t *q;     /* [n_out, n_in] in [-127, 127], inside the file */
+    const float *scale;  /* [n_out] */
+    const int32_t *sums; /* [n_out] sum of each row of q */
+    const float *f32;    /* [n_out, n_in] */
+} es2s_matrix;
+
+/* inner = n_heads * d_head */
+typedef struct es2s_layer {
+    const float *self_attn_norm;  /* [d_model] */
+    es2s_matrix self_attn_qkv;    /* [3 * inner, d_model]: rows of q, then k, then v */
+    es2s_matrix self_attn_o;      /* [d_model, inner] */
+    const float *cross_attn_norm; /* [d_model] */
+    es2s_matrix cross_attn_q;     /* [inner, d_model]; k and v are made by the encoder */
+    es2s_matrix cross_attn_o;     /* [d_model, inner] */
+    const float *ffn_norm;        /* [d_model] */
+    es2s_matrix ffn_up;           /* [d_ff, d_model], gated [2 * d_ff, d_model]: rows of the gate first */
+    es2s_matrix ffn_down;         /* [d_model, d_ff] */
+} es2s_layer;
+
+struct es2s_model {
+    es2s_kernels kernels;
+    es2s_model_dims dims;
+    es2s_generate_params generation; /* defaults */
+
+    /* Features. Only what the decoder has to ask is kept; the rest was checked to be what it does. */
+    float norm_eps;
+    float embedding_scale;
+    bool ffn_gated;
+    void (*ffn_activation)(float *x, size_t n); /* a member of kernels */
+    int32_t head_rescore; /* so many best logits of a row are recomputed with float activations */
+
+    es2s_matrix embedding;   /* [vocab_size, d_model] */
+    es2s_layer *layers;      /* [n_layers] */
+    const float *final_norm; /* [d_model] */
+    es2s_matrix lm_head;     /* [vocab_size, d_model]; the embedding if tied */
+
+    const float *position_bias; /* [n_position_biases, n_heads, n_distances] */
+    int32_t n_position_biases;  /* 1, or n_layers */
+    int32_t n_distances;        /* the last one holds for every larger distance too */
+
+    es2s_thread_pool *pool;
+    es2s_mapping file; /* empty if the data is the caller's */
+};
+
+/* params is complete and checked. mapping is taken over, also on failure, and may be empty; data and size are
+ * the weights, inside the mapping or the caller's. */
+es2s_status es2s_model_create(const void *data, size_t size, es2s_mapping mapping,
+                              const es2s_model_params *params, es2s_model **model_out);
+
+#endif
