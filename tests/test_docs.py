@@ -1,0 +1,95 @@
+"""Examples in documents and examples/ run as printed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edge_s2s
+from edge_s2s.bundle import open_bundle
+from edge_s2s.decoder import DecoderModel
+from edge_s2s.encoder import Encoder
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEFAULT = edge_s2s.default_bundle_path()
+
+needs_default_bundle = pytest.mark.skipif(not DEFAULT.exists(), reason="installed without the default bundle")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@needs_default_bundle
+def test_python_example_of_the_readme_prints_summaries():
+    (code,) = blocks("python")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "examples")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] in lines[1], "the stream differs from the summary"
+    assert len(re.findall(r"-?\d+\.\d+ (?:eos|length) ", run.stdout)) == 2
+
+
+@needs_default_bundle
+def test_python_example_program_streams_and_prints_candidates():
+    run = subprocess.run(
+        [sys.executable, "summarize.py", "dialogue.txt"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "examples",
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 3
+
+
+def test_every_edge_s2s_command_of_the_readme_is_understood(tmp_path: Path):
+    """Each documented command line parses: with --help appended it prints its help and ends with 0."""
+    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    commands = re.findall(r"(edge-s2s(?:-export)? [a-z]+)[^&|\n]*", "\n".join(blocks("bash")))
+    assert len(commands) >= 6
+    for command in commands:
+        run = subprocess.run(
+            [*command.split(), "--help"], capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
+        assert run.returncode == 0, f"{command}: {run.stderr}"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@needs_default_bundle
+def test_c_example_gives_the_same_tokens_as_python(tmp_path: Path):
+    build = tmp_path / "build"
+    cmake = [sys.executable, "-m", "cmake"]
+    subprocess.run(
+        [*cmake, "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release"], check=True, capture_output=True
+    )
+    subprocess.run(
+        [*cmake, "--build", build, "--target", "edge_s2s_static", "-j2"], check=True, capture_output=True
+    )
+    include, library = f"-I{ROOT}/csrc/include", build / "libedge_s2s.a"
+    program = tmp_path / "decode"
+    source = ROOT / "examples" / "decode.c"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", include]
+    subprocess.run(["cc", *flags, source, library, "-lpthread", "-o", program], check=True)
+
+    with open_bundle(DEFAULT) as bundle, edge_s2s.load() as model:
+        text = "#Person1#: Shall we meet at six?\n#Person2#: I can't before seven."
+        generation = model.generate([text])[0][0]
+        weights = bundle.read("decoder.weights")
+        (tmp_path / "decoder.weights").write_bytes(weights)
+        decoder = DecoderModel(weights, num_threads=1)
+        encoder = Encoder(bundle, num_threads=1)
+        cross_kv = encoder.run(decoder.embed(np.array(model.encode(text), np.int32))).cross_kv
+        (tmp_path / "cross_kv.f32").write_bytes(np.ascontiguousarray(cross_kv, np.float32).tobytes())
+    run = subprocess.run(
+        [program, tmp_path / "decoder.weights", tmp_path / "cross_kv.f32"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [int(t) for t in run.stdout.splitlines()[0].split()] == list(generation.token_ids)
