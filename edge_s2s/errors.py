@@ -1,0 +1,57 @@
+"""Every exception that edge_s2s defines.
+
+    EdgeS2SError                  base of all, never raised itself
+    ├── BundleError               a bundle, or a file in it, is not what it must be
+    ├── InputTooLongError         a source has more tokens than the model accepts (also a ValueError)
+    ├── ProviderError             ONNX Runtime does not run the encoder where the caller asked for it
+    └── CoreError                 the C core failed in a way that no argument explains
+
+Wrong arguments raise ValueError, exhausted memory raises MemoryError.
+"""
+
+
+class EdgeS2SError(Exception):
+    """Base of every exception that edge_s2s defines; never raised itself."""
+
+
+class BundleError(EdgeS2SError):
+    """A bundle is damaged, hostile, or made for another version.
+
+    `file` names the file inside the bundle (or the bundle), `tensor` the tensor if the fault lies in
+    one, `expected` and `found` are short texts, `hint` says what to do where that is known.
+    """
+
+    def __init__(
+        self, file: str, expected: str, found: str, *, tensor: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(file, expected, found)  # what pickle passes to __init__; the rest is in __dict__
+        self.file = file
+        self.expected = expected
+        self.found = found
+        self.tensor = tensor
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = self.file if self.tensor is None else f'{self.file}: tensor "{self.tensor}"'
+        hint = "" if self.hint is None else f"; {self.hint}"
+        return f"{where}: expected {self.expected}, found {self.found}{hint}"
+
+
+class InputTooLongError(EdgeS2SError, ValueError):
+    """A source has more tokens than the model accepts in one pass; the message has both numbers."""
+
+
+class ProviderError(EdgeS2SError):
+    """ONNX Runtime does not run the encoder on the execution provider that was asked for."""
+
+
+class CoreError(EdgeS2SError):
+    """The C core failed; `status` is its negative es2s_status, `message` its explanation."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message} (status {self.status})"
