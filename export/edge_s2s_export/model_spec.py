@@ -25,7 +25,7 @@ class EncoderWithCrossKV(nn.Module):
         self.config = encoder.config
         self.encoder = encoder
         self.projections = nn.ModuleList(projection for layer in projections for projection in layer)
-        self.n_heads, self.d_head = n_heads, d_head
+        self.n_layers, self.n_heads, self.d_head = len(projections), n_heads, d_head
 
     def forward(self, inputs_embeds: Tensor) -> dict[str, Tensor]:
         """The graph; the order of the dict is the order of its outputs."""
@@ -37,7 +37,7 @@ class EncoderWithCrossKV(nn.Module):
             projection(hidden).view(batch, sequence, self.n_heads, self.d_head).transpose(1, 2)
             for projection in self.projections
         ]  # 2 * n_layers of [batch, n_heads, sequence, d_head]: layer 0 K, layer 0 V, layer 1 K, ...
-        cross_kv = torch.stack(heads, dim=1).view(batch, -1, 2, self.n_heads, sequence, self.d_head)
+        cross_kv = torch.stack(heads, dim=1).view(batch, self.n_layers, 2, self.n_heads, sequence, self.d_head)
         return {"cross_kv": cross_kv, "mean_hidden": hidden.mean(dim=1)}
 
 
