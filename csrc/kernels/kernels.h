@@ -4,15 +4,16 @@
  * es2s_kernels_select() fills the table with the scalar kernels, which are the definition, then lets each
  * wider ISA up to the requested one override the members it improves. All ISAs return the same bits:
  *   - int8 products accumulate in int32, which is exact, so their order does not matter;
- *   - a float sum over a row runs in 16 lanes, lane i adding elements i, i+16, i+32, ... to +0, and ends in one
- *     fixed tree: lanes i and i+8, then i+4, i+2, i+1;
+ *   - a float sum over a row runs in 16 lanes, lane i adding elements i, i+16, i+32, ... to +0, and ends
+ *     in one fixed tree: lanes i and i+8, then i+4, i+2, i+1;
  *   - a sum of vectors (attention over values) adds them in order, each element its own sum;
  *   - no fused multiply-add (-ffp-contract=off), no libm but a correctly rounded sqrt; exp and its kin are
  *     written once, in float_ops.h;
  *   - rounding to integers is half to even.
  *
- * Words (XNNPACK's): qd8 = int8 activations quantized while running, one scale per row; qc8w = int8 weights, one
- * scale per output channel; f32 = float. No kernel reads or writes outside its arrays, and none needs alignment.
+ * Words (XNNPACK's): qd8 = int8 activations quantized while running, one scale per row; qc8w = int8 weights,
+ * one scale per output channel; f32 = float. No kernel reads or writes outside its arrays, and none needs
+ * alignment.
  */
 #ifndef ES2S_KERNELS_H
 #define ES2S_KERNELS_H
@@ -23,16 +24,20 @@
 typedef struct es2s_kernels {
     const char *isa;
 
-    /* Quantizes one row: scale = max |x| / 127, q = round(x / scale) in [-127, 127]. A row of zeros gives scale 0. */
+    /* Quantizes one row: scale = max |x| / 127, q = round(x / scale) in [-127, 127].
+     * A row of zeros gives scale 0, a row with a NaN scale NaN. */
     void (*quantize_qd8)(const float *x /* [n] */, size_t n, int8_t *q /* [n] */, float *scale);
 
     /* Sum of each weight row, which kernels with an unsigned activation operand subtract 128 times. */
-    void (*row_sums_qc8w)(const int8_t *w /* [n_out, n_in] */, size_t n_out, size_t n_in, int32_t *sums /* [n_out] */);
+    void (*row_sums_qc8w)(const int8_t *w /* [n_out, n_in] */, size_t n_out, size_t n_in,
+                          int32_t *sums /* [n_out] */);
 
-    /* y[r, o] = ((float)(sum_i a[r, i] * w[o, i]) * a_scale[r]) * w_scale[o]. n_in <= 131072 cannot overflow. */
-    void (*gemm_qd8_qc8w)(const int8_t *a /* [n_rows, n_in] */, const float *a_scale /* [n_rows] */, size_t n_rows,
-                          size_t n_in, const int8_t *w /* [n_out, n_in] */, const float *w_scale /* [n_out] */,
-                          const int32_t *w_sums /* [n_out] */, size_t n_out, float *y, size_t y_stride);
+    /* y[r, o] = ((float)(sum_i a[r, i] * w[o, i]) * a_scale[r]) * w_scale[o].
+     * a and w lie in [-127, 127]; n_in <= 131072 cannot overflow. */
+    void (*gemm_qd8_qc8w)(const int8_t *a /* [n_rows, n_in] */, const float *a_scale /* [n_rows] */,
+                          size_t n_rows, size_t n_in, const int8_t *w /* [n_out, n_in] */,
+                          const float *w_scale /* [n_out] */, const int32_t *w_sums /* [n_out] */,
+                          size_t n_out, float *y, size_t y_stride);
 
     /* y[r, o] = 16-lane sum of a[r, i] * w[o, i]. */
     void (*gemm_f32)(const float *a /* [n_rows, n_in] */, size_t n_rows, size_t n_in,
@@ -51,17 +56,19 @@ typedef struct es2s_kernels {
     void (*add)(float *x, const float *y, size_t n);
 
     /* scores[j] = q . key_j (+ bias[j]); key_j = k + (index ? index[j] : j) * d_head. bias may be NULL. */
-    void (*attention_scores)(const float *q /* [d_head] */, const float *k, const int32_t *index, size_t n_keys,
-                             size_t d_head, const float *bias /* [n_keys] */, float *scores /* [n_keys] */);
+    void (*attention_scores)(const float *q /* [d_head] */, const float *k, const int32_t *index,
+                             size_t n_keys, size_t d_head, const float *bias /* [n_keys] */,
+                             float *scores /* [n_keys] */);
 
     /* In place, with the maximum subtracted. n >= 1. */
     void (*softmax)(float *x, size_t n);
 
     /* y = sum_j p[j] * value_j, j in order; value_j addressed as key_j above. */
-    void (*attention_values)(const float *p /* [n_keys] */, const float *v, const int32_t *index, size_t n_keys,
-                             size_t d_head, float *y /* [d_head] */);
+    void (*attention_values)(const float *p /* [n_keys] */, const float *v, const int32_t *index,
+                             size_t n_keys, size_t d_head, float *y /* [d_head] */);
 
-    /* Activations, in place. gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); silu(x) = x / (1 + exp(-x)). */
+    /* Activations, in place.
+     * gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); silu(x) = x / (1 + exp(-x)). */
     void (*relu)(float *x, size_t n);
     void (*gelu_tanh)(float *x, size_t n);
     void (*silu)(float *x, size_t n);
@@ -72,7 +79,7 @@ typedef struct es2s_kernels {
     /* max and sum(exp(x - max)) of a row: log-softmax(x)[i] = (x[i] - max) - log(sum). n >= 1. */
     void (*log_softmax_terms)(const float *x, size_t n, float *max, float *sum);
 
-    /* Index of the largest element, the lowest one of equals. NaN never wins. n >= 1. */
+    /* Index of the largest element, the lowest one of equals. NaN never wins; 0 if all are NaN. n >= 1. */
     size_t (*argmax)(const float *x, size_t n);
 } es2s_kernels;
 

@@ -1,0 +1,355 @@
+/*
+ * The float operations of the kernel table, written once.
+ *
+ * Each ISA file includes this file and is compiled with its own flags, so the compiler turns the same source
+ * into SSE2, AVX2, AVX-512 or NEON code. The bits agree by construction, because
+ *   - +, -, *, / and sqrt are correctly rounded everywhere, and -ffp-contract=off forbids fused operations;
+ *   - nothing is reassociated: every sum has the 16 lanes and the tree that kernels.h defines;
+ *   - min, max and clamps are comparisons whose answer to NaN is defined, never fmin or fmax.
+ * Only the sign and the payload of a NaN are left open.
+ *
+ * Sums keep their lanes in GNU C vectors as wide as the ISA's registers: with an array of 16 floats, gcc
+ * spills the lanes or takes them apart one by one (2 to 4 times slower in attention). Elementwise loops are
+ * plain C; gcc 12 and clang 14 vectorise each of them at -O3.
+ *
+ * NaN and infinity are ordinary inputs: a float becomes an integer only after a clamp that NaN cannot pass.
+ */
+#ifndef ES2S_FLOAT_OPS_H
+#define ES2S_FLOAT_OPS_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
+
+/* Adding and subtracting it rounds |x| < 2^22 to an integer, half to even. */
+#define ROUND_TO_INT 12582912.0f /* 1.5 * 2^23 */
+
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* condition ? a : b without a branch. Compilers thread the jumps of two clamps in a row, and a loop with
+ * branches is not vectorised. */
+static inline float choose(int condition, float a, float b) {
+    const uint32_t mask = -(uint32_t)condition;
+    return float_of((bits_of(a) & mask) | (bits_of(b) & ~mask));
+}
+
+/* ---------------------------------------------- Lanes --------------------------------------------- */
+
+enum {
+    LANES = 16,
+#if defined(__AVX512F__)
+    VEC = 16,
+#elif defined(__AVX__)
+    VEC = 8,
+#else
+    VEC = 4, /* SSE2, NEON */
+#endif
+    N_VECS = LANES / VEC
+};
+
+typedef float vec __attribute__((vector_size(VEC * sizeof(float))));
+typedef int32_t vec_mask __attribute__((vector_size(VEC * sizeof(int32_t))));
+
+/* 16 running sums (or maxima), element i of the row going to lane i % 16. */
+typedef struct lanes {
+    vec v[N_VECS];
+} lanes;
+
+static inline vec load(const float *x /* [VEC] */) {
+    vec v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+/* The last n < LANES elements of a row, filled up with what leaves the lanes unchanged. */
+static inline void load_tail(const float *x, size_t n, float filling, float *block /* [LANES] */) {
+    for (size_t i = 0; i < LANES; i++)
+        block[i] = filling;
+    memcpy(block, x, n * sizeof *x);
+}
+
+/* The fixed tree: lanes i and i+8, then i+4, i+2, i+1. */
+static inline float sum_lanes(const lanes *s) {
+    typedef float quad __attribute__((vector_size(16)));
+    quad q[4];
+    memcpy(q, s, sizeof q);
+    const quad sum = (q[0] + q[2]) + (q[1] + q[3]);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* n is a multiple of LANES, but for the last call of a row. */
+static inline void add_products(lanes *s, const float *x, const float *y, size_t n) {
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < N_VECS; l++)
+            s->v[l] += load(x + i + l * VEC) * load(y + i + l * VEC);
+    if (i < n) {
+        float x_tail[LANES], y_tail[LANES];
+        load_tail(x + i, n - i, 0.0f, x_tail);
+        load_tail(y + i, n - i, 0.0f, y_tail);
+        for (int l = 0; l < N_VECS; l++)
+            s->v[l] += load(x_tail + l * VEC) * load(y_tail + l * VEC);
+    }
+}
+
+static inline float dot_f32(const float *x, const float *y, size_t n) {
+    lanes s = {0};
+    add_products(&s, x, y, n);
+    return sum_lanes(&s);
+}
+
+static inline void dequantize_q8(const int8_t *q, float scale, size_t n, float *y) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)q[i] * scale;
+}
+
+/* Converts a chunk at a time: compilers vectorise that loop well, and a conversion of 16 values poorly. */
+static inline float dot_f32_q8(const float *x, const int8_t *w, size_t n) {
+    enum { CHUNK = 8 * LANES };
+    lanes s = {0};
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t m = n - i < CHUNK ? n - i : CHUNK;
+        float w_chunk[CHUNK];
+        dequantize_q8(w + i, 1.0f, m, w_chunk);
+        add_products(&s, x + i, w_chunk, m);
+    }
+    return sum_lanes(&s);
+}
+
+static inline void max_into(lanes *m, const float *x /* [LANES] */) {
+    for (int i = 0; i < N_VECS; i++) {
+        const vec v = load(x + i * VEC);
+        const vec_mask greater = v > m->v[i];
+        m->v[i] = (vec)((greater & (vec_mask)v) | (~greater & (vec_mask)m->v[i]));
+    }
+}
+
+/* The largest element; NaN never wins; -infinity if there is nothing else. */
+static inline float max_f32(const float *x, size_t n) {
+    float block[LANES];
+    for (size_t l = 0; l < LANES; l++)
+        block[l] = -INFINITY;
+    lanes m;
+    memcpy(&m, block, sizeof m);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        max_into(&m, x + i);
+    if (i < n) {
+        load_tail(x + i, n - i, -INFINITY, block);
+        max_into(&m, block);
+    }
+    memcpy(block, &m, sizeof m);
+    float max = block[0];
+    for (size_t l = 1; l < LANES; l++)
+        max = block[l] > max ? block[l] : max;
+    return max;
+}
+
+/* The first chunk that holds the maximum, then the first element of it. */
+static inline size_t argmax(const float *x, size_t n) {
+    enum { CHUNK = 512 };
+    float max = -INFINITY;
+    size_t start = 0;
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const float chunk_max = max_f32(x + i, n - i < CHUNK ? n - i : CHUNK);
+        if (chunk_max > max) {
+            max = chunk_max;
+            start = i;
+        }
+    }
+    for (size_t i = start; i < n; i++)
+        if (x[i] == max) return i;
+    return 0; /* all NaN */
+}
+
+/* ------------------------------------------- Elementwise ------------------------------------------ */
+
+static inline void add(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i];
+}
+
+static inline void multiply(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] *= y[i];
+}
+
+/* The maximum is taken over the bits of |x|, which order like the floats and put NaN above infinity: one NaN
+ * makes the scale NaN, and with it the whole row of the product. q is 127 where x / scale is NaN, as minps
+ * has it. */
+static inline void quantize_qd8(const float *x, size_t n, int8_t *q, float *scale_out) {
+    uint32_t max = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFF;
+        max = magnitude > max ? magnitude : max;
+    }
+    const float scale = float_of(max) / 127.0f;
+    *scale_out = scale;
+    if (scale == 0.0f) {
+        if (n > 0) memset(q, 0, n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        float r = x[i] / scale;
+        r = choose(r < 127.0f, r, 127.0f);
+        r = choose(r > -127.0f, r, -127.0f);
+        q[i] = (int8_t)(int32_t)((r + ROUND_TO_INT) - ROUND_TO_INT);
+    }
+}
+
+/* exp(x) = 2^k exp(r) with k = round(x / ln 2), so |r| <= ln(2) / 2.
+ * r = x - k ln 2 takes ln 2 in two parts (Cody and Waite 1980); the first has 9 bits, so its product with k
+ * is exact. exp(r) = 1 + r + r^2 P(r), P minimising the largest relative error (Remez), 2^-28 before
+ * rounding. The clamp lets k run from -127 to 128, whose exponent fields are those of 0 and infinity: from
+ * about -87.7 down the result is 0, from 88.4 up infinity. NaN passes through. */
+static inline float exp_f32(float x) {
+    x = choose(x < -88.0f, -88.0f, x);
+    x = choose(x > 89.0f, 89.0f, x);
+    const float shifted = x * 1.44269504f + ROUND_TO_INT; /* k in the low bits */
+    const float k = shifted - ROUND_TO_INT;
+    const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+    float p = 0.001381454f;
+    p = p * r + 0.008368745f;
+    p = p * r + 0.04166839f;
+    p = p * r + 0.16666521f;
+    p = p * r + 0.49999994f;
+    p = (p * (r * r) + r) + 1.0f;
+    return p * float_of((bits_of(shifted) + 127) << 23);
+}
+
+static inline void relu(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] = choose(x[i] < 0.0f, 0.0f, x[i]); /* NaN stays */
+}
+
+static inline void gelu_tanh(float *x, size_t n) {
+    const float linear = -1.59576912f, cubic = -0.0713548163f; /* -2 sqrt(2 / pi), and 0.044715 times that */
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] / (1.0f + exp_f32(x[i] * (linear + cubic * (x[i] * x[i]))));
+}
+
+static inline void silu(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] / (1.0f + exp_f32(-x[i]));
+}
+
+/* ----------------------------------------------- Rows --------------------------------------------- */
+
+static inline void rms_norm(const float *x, const float *gamma, float eps, size_t n, float *y) {
+    const float rms = sqrtf(dot_f32(x, x, n) / (float)n + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (x[i] / rms) * gamma[i];
+}
+
+static inline void add_exponentials(lanes *s, const float *x /* [LANES] */, float max) {
+    float e[LANES];
+    for (size_t l = 0; l < LANES; l++)
+        e[l] = exp_f32(x[l] - max);
+    for (int i = 0; i < N_VECS; i++)
+        s->v[i] += load(e + i * VEC);
+}
+
+static inline void log_softmax_terms(const float *x, size_t n, float *max_out, float *sum_out) {
+    const float max = max_f32(x, n);
+    lanes s = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        add_exponentials(&s, x + i, max);
+    if (i < n) {
+        float tail[LANES];
+        load_tail(x + i, n - i, -INFINITY, tail);
+        add_exponentials(&s, tail, max);
+    }
+    *max_out = max;
+    *sum_out = sum_lanes(&s);
+}
+
+static inline void softmax(float *x, size_t n) {
+    float max, sum;
+    log_softmax_terms(x, n, &max, &sum);
+    for (size_t i = 0; i < n; i++)
+        x[i] = exp_f32(x[i] - max) / sum;
+}
+
+/* -------------------------------------------- Attention ------------------------------------------- */
+
+static inline size_t row_of(const int32_t *index, size_t j) {
+    return index ? (size_t)index[j] : j;
+}
+
+static inline void attention_scores(const float *q, const float *k, const int32_t *index, size_t n_keys,
+                                    size_t d_head, const float *bias, float *scores) {
+    for (size_t j = 0; j < n_keys; j++)
+        scores[j] = dot_f32(q, k + row_of(index, j) * d_head, d_head);
+    if (bias) add(scores, bias, n_keys);
+}
+
+/* n_blocks * LANES elements of y. n_blocks is a constant 1 or 2, so that the sums stay in registers. */
+static inline void sum_values(int n_blocks, const float *p, const float *v, const int32_t *index,
+                              size_t n_keys, size_t d_head, float *y) {
+    vec s[2 * N_VECS] = {0};
+    for (size_t j = 0; j < n_keys; j++) {
+        const float *value = v + row_of(index, j) * d_head;
+        for (int i = 0; i < n_blocks * N_VECS; i++)
+            s[i] += p[j] * load(value + i * VEC);
+    }
+    memcpy(y, s, (size_t)n_blocks * LANES * sizeof *y);
+}
+
+static inline void attention_values(const float *p, const float *v, const int32_t *index, size_t n_keys,
+                                    size_t d_head, float *y) {
+    size_t i = 0;
+    for (; i + 2 * LANES <= d_head; i += 2 * LANES)
+        sum_values(2, p, v + i, index, n_keys, d_head, y + i);
+    for (; i + LANES <= d_head; i += LANES)
+        sum_values(1, p, v + i, index, n_keys, d_head, y + i);
+    for (; i < d_head; i++) {
+        float s = 0.0f;
+        for (size_t j = 0; j < n_keys; j++)
+            s += p[j] * v[row_of(index, j) * d_head + i];
+        y[i] = s;
+    }
+}
+
+/* ---------------------------------------------- GEMM ---------------------------------------------- */
+
+/* One weight row at a time for all rows of a: the weights come from memory once. */
+static inline void gemm_f32(const float *a, size_t n_rows, size_t n_in, const float *w, size_t n_out,
+                            float *y, size_t y_stride) {
+    for (size_t o = 0; o < n_out; o++)
+        for (size_t r = 0; r < n_rows; r++)
+            y[r * y_stride + o] = dot_f32(a + r * n_in, w + o * n_in, n_in);
+}
+
+static inline void use_float_ops(es2s_kernels *k) {
+    k->quantize_qd8 = quantize_qd8;
+    k->gemm_f32 = gemm_f32;
+    k->dot_f32_q8 = dot_f32_q8;
+    k->dequantize_q8 = dequantize_q8;
+    k->rms_norm = rms_norm;
+    k->add = add;
+    k->attention_scores = attention_scores;
+    k->softmax = softmax;
+    k->attention_values = attention_values;
+    k->relu = relu;
+    k->gelu_tanh = gelu_tanh;
+    k->silu = silu;
+    k->multiply = multiply;
+    k->log_softmax_terms = log_softmax_terms;
+    k->argmax = argmax;
+}
+
+#endif

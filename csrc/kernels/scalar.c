@@ -1,0 +1,35 @@
+/*
+ * The portable kernels: the definition that every ISA is compared with, and the fallback of a CPU without a
+ * faster set. Plain C; the build's baseline instructions (SSE2 on x86-64) are whatever the compiler makes of
+ * it.
+ */
+#include "float_ops.h"
+
+static void row_sums_qc8w_scalar(const int8_t *w, size_t n_out, size_t n_in, int32_t *sums) {
+    for (size_t o = 0; o < n_out; o++) {
+        int32_t sum = 0;
+        for (size_t i = 0; i < n_in; i++)
+            sum += w[o * n_in + i];
+        sums[o] = sum;
+    }
+}
+
+static void gemm_qd8_qc8w_scalar(const int8_t *a, const float *a_scale, size_t n_rows, size_t n_in,
+                                 const int8_t *w, const float *w_scale, const int32_t *w_sums, size_t n_out,
+                                 float *y, size_t y_stride) {
+    (void)w_sums;
+    for (size_t o = 0; o < n_out; o++)
+        for (size_t r = 0; r < n_rows; r++) {
+            int32_t sum = 0;
+            for (size_t i = 0; i < n_in; i++)
+                sum += a[r * n_in + i] * w[o * n_in + i];
+            y[r * y_stride + o] = ((float)sum * a_scale[r]) * w_scale[o];
+        }
+}
+
+void es2s_kernels_init_scalar(es2s_kernels *k) {
+    use_float_ops(k);
+    k->isa = "scalar";
+    k->row_sums_qc8w = row_sums_qc8w_scalar;
+    k->gemm_qd8_qc8w = gemm_qd8_qc8w_scalar;
+}
