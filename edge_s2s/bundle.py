@@ -293,7 +293,7 @@ def parse_json(data: bytes | memoryview, file: str, max_size: int) -> object:
     """
     if len(data) > max_size:
         raise BundleError(file, f"at most {max_size} bytes", f"{len(data)} bytes")
-    # Python stores the characters of a text as wide as its widest; the text and the strings in it exist together.
+    # Python stores all characters of a text as wide as its widest; text and strings exist at one time.
     width = 4 if _WIDE.search(data) else 2 if _NOT_ASCII.search(data) else 1
     needed, depth = 2 * width * len(data), 0
     for mark in _JSON_MARK.finditer(data):
