@@ -22,17 +22,18 @@ struct es2s_session {
     size_t memory;           /* bytes, all in one block that starts with this struct */
 
     es2s_kv_cache cache;
-    const float *position_bias; /* [n_position_biases, n_heads, max_target_len], the largest distance first */
+    float *position_bias; /* [1 or n_layers, n_heads, max_target_len], the largest distance first */
 
     /* Scratch of a step; inner = n_heads * d_head */
-    float *x;         /* [max_rows, d_model] residual stream */
-    float *h;         /* [max_rows, d_model] what a block reads (normed) and then what it adds to x */
-    float *qkv;       /* [max_rows, 3 * inner], or q alone in cross-attention: [max_rows, inner] */
-    float *attention; /* [max_rows, inner] */
-    float *ffn;       /* [max_rows, d_ff], gated [max_rows, 2 * d_ff] */
-    int8_t *q8;       /* [max_rows, max(d_model, inner, d_ff)] quantized input of a linear layer */
-    float *q8_scale;  /* [max_rows] */
-    float *scores;    /* [n_threads, scores_stride] attention weights of one row and head per thread */
+    es2s_thread_pool *pool; /* while a step has it, else NULL */
+    float *x;               /* [max_rows, d_model] residual stream */
+    float *h;               /* [max_rows, d_model] what a block reads (normed) and then what it adds to x */
+    float *qkv;             /* [max_rows, 3 * inner], or q alone in cross-attention: [max_rows, inner] */
+    float *attention;       /* [max_rows, inner] */
+    float *ffn;             /* [max_rows, d_ff], gated [max_rows, 2 * d_ff] */
+    int8_t *q8;             /* [max_rows, max(d_model, inner, d_ff)] quantized input of a linear layer */
+    float *q8_scale;        /* [max_rows] */
+    float *scores;          /* [n_threads, scores_stride] attention weights of one row and head per thread */
     int32_t scores_stride;
     int32_t *row_sources; /* [max_rows] for the public step */
 
@@ -47,8 +48,8 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
 /* Empties the self-attention caches of all rows. */
 void es2s_decoder_begin(es2s_session *s);
 
-/* One position for rows 0..n_rows-1. Row r reads source sources[r]; tokens, sources: int32[n_rows].
- * logits: float[n_rows, vocab_size], after rescoring. */
+/* One position for rows 0..n_rows-1. Row r reads source sources[r]; rows of one source are neighbours.
+ * tokens, sources: int32[n_rows]; logits: float[n_rows, vocab_size], after rescoring. */
 void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
                        float *logits);
 

@@ -2,8 +2,9 @@
  * Keys and values that the decoder attends to: of the sources (cross-attention, written once) and of the
  * tokens decoded so far (self-attention, one position per step).
  *
- * Beams share history. So that reordering them copies no keys, row i always writes its new position into slot
- * i, and an index table says for every row where each position of its history lies.
+ * Beams share history. So that reordering them copies no keys, the j-th row of source i always writes its new
+ * position into slot i * max_beams + j, and an index table says for every row where each position of its
+ * history lies. Sources never share slots, so they may be at different positions.
  */
 #ifndef ES2S_KV_CACHE_H
 #define ES2S_KV_CACHE_H
@@ -13,22 +14,26 @@
 
 typedef struct es2s_kv_cache {
     int32_t n_layers, n_heads, d_head;
-    int32_t max_batch, max_rows, max_source_len, max_target_len;
+    int32_t max_batch, max_beams, max_rows; /* max_rows = max_batch * max_beams, also the number of slots */
+    int32_t max_source_len, max_target_len;
 
-    float *cross; /* [max_batch] x [n_layers, 2, n_heads, source_len, d_head], room for max_source_len each */
+    float *cross; /* [max_batch] x [n_layers, 2, n_heads, source_len, d_head], room for max_source_len */
     int32_t *source_lens; /* [max_batch], 0 = no source */
 
     float *self;         /* [n_layers, 2, n_heads, max_target_len, max_rows, d_head] */
     int32_t *lens;       /* [max_rows] positions decoded so far */
     int32_t *index;      /* [max_rows, max_target_len] position -> position * max_rows + slot */
-    int32_t *index_next; /* where reorder writes before both are swapped */
-    int32_t *lens_next;
+    int32_t *lens_next;  /* reorder writes these two, */
+    int32_t *index_next; /* then swaps them with the two above */
 } es2s_kv_cache;
 
 enum { ES2S_KEYS = 0, ES2S_VALUES = 1 };
 
-/* Takes the arrays from the arena; the sizes above are set. */
+/* Takes the arrays from the arena; the sizes above are set. Then call es2s_kv_cache_clear. */
 void es2s_kv_cache_take(es2s_kv_cache *cache, es2s_arena *arena);
+
+/* Forgets all sources and all that was decoded. */
+void es2s_kv_cache_clear(es2s_kv_cache *cache);
 
 /* cross_kv: float[n_layers, 2, n_heads, source_len, d_head], copied. */
 void es2s_kv_cache_set_source(es2s_kv_cache *cache, int32_t source, const float *cross_kv,
@@ -45,10 +50,11 @@ float *es2s_kv_cache_self(const es2s_kv_cache *cache, int32_t layer, int which, 
 /* int32[lens[row]]: where the history of a row lies. */
 const int32_t *es2s_kv_cache_index(const es2s_kv_cache *cache, int32_t row);
 
-/* Opens the next position of rows 0..n_rows-1, which the step then writes. Each row must have room. */
-void es2s_kv_cache_grow(es2s_kv_cache *cache, int32_t n_rows);
+/* Opens the next position of rows 0..n_rows-1, which the step then writes; each has room for it.
+ * sources: int32[n_rows], the source of each row; rows of one source are neighbours. */
+void es2s_kv_cache_grow(es2s_kv_cache *cache, const int32_t *sources, int32_t n_rows);
 
-/* Row i continues row beam_idx[i] (int32[n_rows]). */
+/* Row i continues row beam_idx[i] (int32[n_rows]); rows from n_rows on are empty. */
 void es2s_kv_cache_reorder(es2s_kv_cache *cache, const int32_t *beam_idx, int32_t n_rows);
 
 /* Forgets what rows first..first+n-1 have decoded. */

@@ -12,6 +12,8 @@
 #include "platform.h"
 #include "thread_pool.h"
 
+#define ES2S_MAX_HEAD_RESCORE 64
+
 /* A linear layer y = x W^T. Either q, scale and sums are set (int8 weights), or f32 is. */
 typedef struct es2s_matrix {
     int32_t n_out;
@@ -22,17 +24,24 @@ typedef struct es2s_matrix {
     const float *f32;    /* [n_out, n_in] */
 } es2s_matrix;
 
+/* What self-attention adds to the score of the key `distance` positions before the query. */
+typedef struct es2s_position_bias {
+    int32_t n_distances;
+    const float *values; /* [n_heads, n_distances]; the last one holds for every larger distance too */
+} es2s_position_bias;
+
 /* inner = n_heads * d_head */
 typedef struct es2s_layer {
-    const float *self_attn_norm;  /* [d_model] */
-    es2s_matrix self_attn_qkv;    /* [3 * inner, d_model]: rows of q, then k, then v */
-    es2s_matrix self_attn_o;      /* [d_model, inner] */
-    const float *cross_attn_norm; /* [d_model] */
-    es2s_matrix cross_attn_q;     /* [inner, d_model]; k and v are made by the encoder */
-    es2s_matrix cross_attn_o;     /* [d_model, inner] */
-    const float *ffn_norm;        /* [d_model] */
-    es2s_matrix ffn_up;           /* [d_ff, d_model], gated [2 * d_ff, d_model]: rows of the gate first */
-    es2s_matrix ffn_down;         /* [d_model, d_ff] */
+    es2s_position_bias position_bias; /* the same in all layers, unless position_bias_per_layer */
+    const float *self_attn_norm;      /* [d_model] */
+    es2s_matrix self_attn_qkv;        /* [3 * inner, d_model]: rows of q, then k, then v */
+    es2s_matrix self_attn_o;          /* [d_model, inner] */
+    const float *cross_attn_norm;     /* [d_model] */
+    es2s_matrix cross_attn_q;         /* [inner, d_model]; k and v are made by the encoder */
+    es2s_matrix cross_attn_o;         /* [d_model, inner] */
+    const float *ffn_norm;            /* [d_model] */
+    es2s_matrix ffn_up;               /* [d_ff, d_model], gated [2 * d_ff, d_model]: rows of the gate first */
+    es2s_matrix ffn_down;             /* [d_model, d_ff] */
 } es2s_layer;
 
 struct es2s_model {
@@ -41,28 +50,24 @@ struct es2s_model {
     es2s_generate_params generation; /* defaults */
 
     /* Features. Only what the decoder has to ask is kept; the rest was checked to be what it does. */
+    bool lm_head_tied, position_bias_per_layer;
     float norm_eps;
     float embedding_scale;
     bool ffn_gated;
     void (*ffn_activation)(float *x, size_t n); /* a member of kernels */
     int32_t head_rescore; /* so many best logits of a row are recomputed with float activations */
 
-    es2s_matrix embedding;   /* [vocab_size, d_model] */
-    es2s_layer *layers;      /* [n_layers] */
-    const float *final_norm; /* [d_model] */
-    es2s_matrix lm_head;     /* [vocab_size, d_model]; the embedding if tied */
-
-    const float *position_bias; /* [n_position_biases, n_heads, n_distances] */
-    int32_t n_position_biases;  /* 1, or n_layers */
-    int32_t n_distances;        /* the last one holds for every larger distance too */
+    es2s_matrix embedding;    /* [vocab_size, d_model] */
+    const es2s_layer *layers; /* [n_layers] */
+    const float *final_norm;  /* [d_model] */
+    es2s_matrix lm_head;      /* [vocab_size, d_model]; the embedding if tied */
 
     es2s_thread_pool *pool;
     es2s_mapping file; /* empty if the data is the caller's */
 };
 
-/* params is complete and checked. mapping is taken over, also on failure, and may be empty; data and size are
- * the weights, inside the mapping or the caller's. */
-es2s_status es2s_model_create(const void *data, size_t size, es2s_mapping mapping,
-                              const es2s_model_params *params, es2s_model **model_out);
+/* data must live as long as the model; params is complete and checked. */
+es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_params *params,
+                              es2s_model **model_out);
 
 #endif

@@ -22,13 +22,13 @@ es2s_thread_pool *es2s_thread_pool_create(int32_t n_threads);
 /* No call may be running. Accepts NULL. */
 void es2s_thread_pool_free(es2s_thread_pool *pool);
 
-/* The pool, or NULL if it is in use or has no workers. Never waits. */
+/* The pool, or NULL if it is in use. Never waits. Accepts NULL. */
 es2s_thread_pool *es2s_thread_pool_try_acquire(es2s_thread_pool *pool);
 
 /* Accepts NULL. */
 void es2s_thread_pool_release(es2s_thread_pool *pool);
 
-/* Returns when items 0..n_items-1 are done. The pool must be acquired, or NULL. */
+/* Returns when items 0..n_items-1 are done. The pool was acquired, or is NULL. */
 void es2s_thread_pool_run(es2s_thread_pool *pool, es2s_job *job, void *arg, int32_t n_items);
 
 /* Threads that work on a job, the caller included. NULL: 1. */

@@ -1,0 +1,347 @@
+/* The public functions. Every argument is checked here, once; the modules behind rely on it. */
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "decoder.h"
+#include "edge_s2s.h"
+#include "error.h"
+#include "model.h"
+#include "search.h"
+
+enum {
+    VERSION = 0x000100,
+    MAX_STRUCT_SIZE =
+        4096, /* above: not a struct of any version, but memory that no _init function has seen */
+    MAX_THREADS = 64,
+    MAX_BATCH = 1024,
+    MAX_BEAMS = 256
+};
+
+static es2s_status check_pointer(const char *name, const void *pointer) {
+    return pointer ? ES2S_OK : es2s_fail(ES2S_INVALID_ARGUMENT, "%s: expected a pointer, found NULL", name);
+}
+
+static es2s_status check_range(const char *name, int64_t value, int64_t min, int64_t max) {
+    if (value >= min && value <= max) return ES2S_OK;
+    return es2s_fail(ES2S_INVALID_ARGUMENT, "%s: expected %lld..%lld, found %lld", name, (long long)min,
+                     (long long)max, (long long)value);
+}
+
+/* 1..max, where a session created for more would take more. */
+static es2s_status check_capacity(const char *name, int64_t value, int64_t max) {
+    if (value <= max) return check_range(name, value, 1, max);
+    return es2s_fail(ES2S_CAPACITY, "%s: expected at most %lld, what the session was created for, found %lld",
+                     name, (long long)max, (long long)value);
+}
+
+static es2s_status check_token(const es2s_model *model, const char *name, int32_t token, int32_t min) {
+    return check_range(name, token, min, model->dims.vocab_size - 1);
+}
+
+/* int32[n] */
+static es2s_status check_tokens(const es2s_model *model, const char *name, const int32_t *tokens, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= model->dims.vocab_size)
+            return es2s_fail(ES2S_INVALID_ARGUMENT, "%s[%zu]: expected 0..%d, found %d", name, i,
+                             model->dims.vocab_size - 1, tokens[i]);
+    return ES2S_OK;
+}
+
+/* Replaces the defaults in `complete` by what the caller's version of the struct has. */
+static es2s_status read_params(const char *type, const void *params, void *complete, size_t size) {
+    uint32_t struct_size;
+    memcpy(&struct_size, params, sizeof struct_size);
+    if (struct_size < sizeof struct_size || struct_size > MAX_STRUCT_SIZE)
+        return es2s_fail(ES2S_INVALID_ARGUMENT, "struct_size: expected %zu, found %u; call %s_init first",
+                         size, struct_size, type);
+    memcpy(complete, params, struct_size < size ? struct_size : size);
+    return ES2S_OK;
+}
+
+/* ============================================ Library ============================================ */
+
+unsigned es2s_version(void) {
+    return VERSION;
+}
+
+const char *es2s_supported_isas(void) {
+    return es2s_kernels_supported();
+}
+
+/* ============================================= Model ============================================= */
+
+void es2s_model_params_init(es2s_model_params *params) {
+    if (!params) return;
+    *params = (es2s_model_params){.struct_size = sizeof *params, .n_threads = 1, .verify_data = 1};
+}
+
+static es2s_status read_model_params(const es2s_model_params *params, es2s_model_params *complete) {
+    es2s_model_params_init(complete);
+    if (params) ES2S_TRY(read_params("es2s_model_params", params, complete, sizeof *complete));
+    return check_range("n_threads", complete->n_threads, 1, MAX_THREADS);
+}
+
+es2s_status es2s_model_load(const char *path, const es2s_model_params *params, es2s_model **model_out) {
+    ES2S_TRY(check_pointer("model_out", model_out));
+    *model_out = NULL;
+    ES2S_TRY(check_pointer("path", path));
+    es2s_model_params complete;
+    ES2S_TRY(read_model_params(params, &complete));
+
+    es2s_mapping file;
+    ES2S_TRY(es2s_file_map(path, &file));
+    const es2s_status status = es2s_model_create(file.data, file.size, &complete, model_out);
+    if (status == ES2S_OK)
+        (*model_out)->file = file;
+    else
+        es2s_file_unmap(&file);
+    return status;
+}
+
+es2s_status es2s_model_load_memory(const void *data, size_t size, const es2s_model_params *params,
+                                   es2s_model **model_out) {
+    ES2S_TRY(check_pointer("model_out", model_out));
+    *model_out = NULL;
+    ES2S_TRY(check_pointer("data", data));
+    es2s_model_params complete;
+    ES2S_TRY(read_model_params(params, &complete));
+    return es2s_model_create(data, size, &complete, model_out);
+}
+
+es2s_status es2s_model_get_dims(const es2s_model *model, es2s_model_dims *dims_out) {
+    ES2S_TRY(check_pointer("model", model));
+    ES2S_TRY(check_pointer("dims_out", dims_out));
+    const uint32_t struct_size = dims_out->struct_size;
+    if (struct_size < sizeof struct_size || struct_size > MAX_STRUCT_SIZE)
+        return es2s_fail(ES2S_INVALID_ARGUMENT, "dims_out->struct_size: expected %zu, found %u",
+                         sizeof *dims_out, struct_size);
+    memcpy(dims_out, &model->dims, struct_size < sizeof *dims_out ? struct_size : sizeof *dims_out);
+    dims_out->struct_size = struct_size;
+    return ES2S_OK;
+}
+
+const char *es2s_model_isa(const es2s_model *model) {
+    return model ? model->kernels.isa : "";
+}
+
+es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds_out) {
+    ES2S_TRY(check_pointer("model", model));
+    if (n == 0) return ES2S_OK;
+    ES2S_TRY(check_pointer("token_ids", token_ids));
+    ES2S_TRY(check_pointer("embeds_out", embeds_out));
+    ES2S_TRY(check_tokens(model, "token_ids", token_ids, n));
+    es2s_decoder_embed(model, token_ids, n, embeds_out);
+    return ES2S_OK;
+}
+
+/* ============================================ Session ============================================ */
+
+void es2s_session_params_init(es2s_session_params *params) {
+    if (!params) return;
+    *params = (es2s_session_params){.struct_size = sizeof *params,
+                                    .max_batch = 1,
+                                    .max_beams = 1,
+                                    .max_source_len = 512,
+                                    .max_target_len = 256};
+}
+
+es2s_status es2s_session_create(const es2s_model *model, const es2s_session_params *params,
+                                es2s_session **session_out) {
+    ES2S_TRY(check_pointer("session_out", session_out));
+    *session_out = NULL;
+    ES2S_TRY(check_pointer("model", model));
+    es2s_session_params p;
+    es2s_session_params_init(&p);
+    if (params) ES2S_TRY(read_params("es2s_session_params", params, &p, sizeof p));
+    ES2S_TRY(check_range("max_batch", p.max_batch, 1, MAX_BATCH));
+    ES2S_TRY(check_range("max_beams", p.max_beams, 1, MAX_BEAMS));
+    ES2S_TRY(check_range("max_source_len", p.max_source_len, 1, INT32_MAX));
+    ES2S_TRY(check_range("max_target_len", p.max_target_len, 1, INT32_MAX));
+    /* The defaults, too, may exceed a small model: nothing is gained by room that no call can use. */
+    if (p.max_source_len > model->dims.max_source_len) p.max_source_len = model->dims.max_source_len;
+    if (p.max_target_len > model->dims.max_target_len) p.max_target_len = model->dims.max_target_len;
+    ES2S_TRY(check_range("max_batch * max_beams * max_target_len",
+                         (int64_t)p.max_batch * p.max_beams * p.max_target_len, 1, INT32_MAX));
+    return es2s_decoder_create(model, &p, session_out);
+}
+
+size_t es2s_session_memory(const es2s_session *session) {
+    return session ? session->memory : 0;
+}
+
+es2s_status es2s_session_set_source(es2s_session *s, int32_t row, const float *cross_kv, int32_t source_len) {
+    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_pointer("cross_kv", cross_kv));
+    ES2S_TRY(check_capacity("row + 1", (int64_t)row + 1, s->max_batch));
+    ES2S_TRY(check_capacity("source_len", source_len, s->max_source_len));
+    es2s_kv_cache_set_source(&s->cache, row, cross_kv, source_len);
+    es2s_kv_cache_empty_rows(&s->cache, row * s->rows_per_source, s->rows_per_source);
+    return ES2S_OK;
+}
+
+void es2s_session_clear(es2s_session *session) {
+    if (session) es2s_kv_cache_clear(&session->cache);
+}
+
+void es2s_session_free(es2s_session *session) {
+    es2s_free(session);
+}
+
+/* ============================================ Decoding =========================================== */
+
+/* Sets n_sources. The sources must lie in rows 0..n_sources-1. */
+static es2s_status count_sources(es2s_session *s) {
+    const int32_t *lens = s->cache.source_lens;
+    int32_t n = 0;
+    while (n < s->max_batch && lens[n] > 0)
+        n++;
+    for (int32_t row = n; row < s->max_batch; row++)
+        if (lens[row] > 0)
+            return es2s_fail(ES2S_STATE,
+                             "sources: expected rows without a gap, found row %d set but not row %d", row, n);
+    if (n == 0)
+        return es2s_fail(ES2S_STATE, "sources: expected at least one, call es2s_session_set_source first");
+    s->n_sources = n;
+    return ES2S_OK;
+}
+
+static bool is_decoding(const es2s_session *s) {
+    for (int32_t row = 0; row < s->max_rows; row++)
+        if (s->cache.lens[row] > 0) return true;
+    return false;
+}
+
+/* n_rows is n_sources * k with k <= max_beams; *k_out = k. */
+static es2s_status check_rows(const es2s_session *s, int32_t n_rows, int32_t *k_out) {
+    if (n_rows < 1 || n_rows % s->n_sources != 0)
+        return es2s_fail(ES2S_INVALID_ARGUMENT, "n_rows: expected a multiple of the %d sources set, found %d",
+                         s->n_sources, n_rows);
+    ES2S_TRY(check_capacity("n_rows / sources", n_rows / s->n_sources, s->max_beams));
+    *k_out = n_rows / s->n_sources;
+    return ES2S_OK;
+}
+
+es2s_status es2s_session_step(es2s_session *s, const int32_t *tokens, int32_t n_rows, float *logits_out) {
+    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_pointer("tokens", tokens));
+    ES2S_TRY(check_pointer("logits_out", logits_out));
+    ES2S_TRY(count_sources(s));
+    int32_t k;
+    ES2S_TRY(check_rows(s, n_rows, &k));
+    ES2S_TRY(check_tokens(s->model, "tokens", tokens, (size_t)n_rows));
+    if (is_decoding(s) && k != s->rows_per_source)
+        return es2s_fail(
+            ES2S_STATE,
+            "n_rows: expected %d as before, found %d; es2s_session_reorder_cache changes their number",
+            s->n_sources * s->rows_per_source, n_rows);
+    for (int32_t row = 0; row < n_rows; row++) {
+        ES2S_TRY(check_capacity("position + 1", s->cache.lens[row] + 1, s->max_target_len));
+        s->row_sources[row] = row / k;
+    }
+    s->rows_per_source = k;
+    es2s_decoder_step(s, tokens, s->row_sources, n_rows, logits_out);
+    return ES2S_OK;
+}
+
+es2s_status es2s_session_reorder_cache(es2s_session *s, const int32_t *beam_idx, int32_t n_rows) {
+    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_pointer("beam_idx", beam_idx));
+    ES2S_TRY(count_sources(s));
+    int32_t k;
+    ES2S_TRY(check_rows(s, n_rows, &k));
+    if (!is_decoding(s)) return es2s_fail(ES2S_STATE, "reorder: expected a step before, found empty caches");
+    for (int32_t row = 0; row < n_rows; row++) {
+        const int32_t first = row / k * s->rows_per_source, last = first + s->rows_per_source - 1;
+        if (beam_idx[row] < first || beam_idx[row] > last)
+            return es2s_fail(ES2S_INVALID_ARGUMENT,
+                             "beam_idx[%d]: expected %d..%d, the rows of its source, found %d", row, first,
+                             last, beam_idx[row]);
+    }
+    s->rows_per_source = k;
+    es2s_decoder_reorder(s, beam_idx, n_rows);
+    return ES2S_OK;
+}
+
+/* ============================================= Search ============================================ */
+
+void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *params) {
+    if (!params) return;
+    if (model) {
+        *params = model->generation;
+        return;
+    }
+    *params = (es2s_generate_params){.struct_size = sizeof *params,
+                                     .num_beams = 1,
+                                     .num_return_sequences = 1,
+                                     .max_new_tokens = 128,
+                                     .early_stopping = ES2S_EARLY_STOPPING_FALSE,
+                                     .repetition_penalty = 1,
+                                     .length_penalty = 1,
+                                     .decoder_start_token_id = -1,
+                                     .eos_token_id = -1,
+                                     .pad_token_id = -1,
+                                     .forced_bos_token_id = -1,
+                                     .forced_eos_token_id = -1,
+                                     .deadline_ms = -1};
+}
+
+static es2s_status check_rules(const es2s_model *model, const es2s_generate_params *p) {
+    ES2S_TRY(check_range("min_new_tokens", p->min_new_tokens, 0, INT32_MAX));
+    ES2S_TRY(check_range("no_repeat_ngram_size", p->no_repeat_ngram_size, 0, INT32_MAX));
+    if (!isfinite(p->repetition_penalty) || p->repetition_penalty <= 0)
+        return es2s_fail(ES2S_INVALID_ARGUMENT, "repetition_penalty: expected a finite number > 0, found %g",
+                         (double)p->repetition_penalty);
+    ES2S_TRY(check_token(model, "decoder_start_token_id", p->decoder_start_token_id, 0));
+    ES2S_TRY(check_token(model, "eos_token_id", p->eos_token_id, -1));
+    ES2S_TRY(check_token(model, "pad_token_id", p->pad_token_id, -1));
+    ES2S_TRY(check_token(model, "forced_bos_token_id", p->forced_bos_token_id, -1));
+    ES2S_TRY(check_token(model, "forced_eos_token_id", p->forced_eos_token_id, -1));
+
+    ES2S_TRY(check_range("n_suppress_tokens", p->n_suppress_tokens, 0, INT32_MAX));
+    if (p->n_suppress_tokens > 0) ES2S_TRY(check_pointer("suppress_tokens", p->suppress_tokens));
+    ES2S_TRY(check_tokens(model, "suppress_tokens", p->suppress_tokens, (size_t)p->n_suppress_tokens));
+
+    ES2S_TRY(check_range("n_bad_words", p->n_bad_words, 0, INT32_MAX));
+    if (p->n_bad_words == 0) return ES2S_OK;
+    ES2S_TRY(check_pointer("bad_words_ids", p->bad_words_ids));
+    ES2S_TRY(check_pointer("bad_words_lens", p->bad_words_lens));
+    const int32_t *word = p->bad_words_ids;
+    for (int32_t i = 0; i < p->n_bad_words; i++) {
+        const int32_t len = p->bad_words_lens[i];
+        ES2S_TRY(check_range("bad_words_lens", len, 1, INT32_MAX));
+        ES2S_TRY(check_tokens(model, "bad_words_ids", word, (size_t)len));
+        word += len;
+    }
+    return ES2S_OK;
+}
+
+es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *params, int32_t *tokens_out,
+                                  int32_t *lens_out, float *scores_out, float *logprobs_out,
+                                  int32_t *finish_reasons_out) {
+    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_pointer("params", params));
+    ES2S_TRY(check_pointer("tokens_out", tokens_out));
+    ES2S_TRY(check_pointer("lens_out", lens_out));
+    ES2S_TRY(check_pointer("scores_out", scores_out));
+    es2s_generate_params p;
+    es2s_generate_params_init(s->model, &p);
+    ES2S_TRY(read_params("es2s_generate_params", params, &p, sizeof p));
+    ES2S_TRY(check_capacity("num_beams", p.num_beams, s->max_beams));
+    ES2S_TRY(check_range("num_return_sequences", p.num_return_sequences, 1, p.num_beams));
+    ES2S_TRY(check_capacity("max_new_tokens", p.max_new_tokens, s->max_target_len));
+    ES2S_TRY(check_range("early_stopping", p.early_stopping, ES2S_EARLY_STOPPING_FALSE,
+                         ES2S_EARLY_STOPPING_NEVER));
+    if (!isfinite(p.length_penalty))
+        return es2s_fail(ES2S_INVALID_ARGUMENT, "length_penalty: expected a finite number, found %g",
+                         p.length_penalty);
+    ES2S_TRY(check_range("deadline_ms", p.deadline_ms, INT64_MIN,
+                         INT64_MAX / 2000000)); /* as ns, with the clock */
+    ES2S_TRY(check_rules(s->model, &p));
+    ES2S_TRY(count_sources(s));
+
+    const es2s_status status =
+        es2s_search_run(s, &p, tokens_out, lens_out, scores_out, logprobs_out, finish_reasons_out);
+    es2s_decoder_begin(s);
+    return status;
+}

@@ -1,0 +1,347 @@
+/*
+ * The decoder of a Transformer (Vaswani et al. 2017) with T5's pre-norm, RMS norm and relative position bias
+ * (Raffel et al. 2020), one position per call.
+ *
+ * Every number of a row is computed from that row alone in one fixed order, so neither the other rows nor the
+ * number of threads change a bit of it. Threads share a matrix by its output channels and attention by row
+ * and head.
+ */
+#include "decoder.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "error.h"
+#include "search.h"
+
+enum {
+    MIN_PARALLEL_PRODUCTS = 1 << 17, /* fewer are done before a worker has noticed */
+    ITEMS_PER_THREAD = 4,            /* more even out a slower core, fewer cost less to hand out */
+    OUTPUTS_MULTIPLE = 16            /* keeps the tiles of the kernels whole */
+};
+
+static size_t max_size(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* ============================================ Session ============================================ */
+
+static int32_t n_position_biases(const es2s_model *m) {
+    return m->position_bias_per_layer ? m->dims.n_layers : 1;
+}
+
+/* Reversed, the biases of the keys at positions 0..t are the last t+1 of a head: contiguous for every t. */
+static void reverse_position_biases(const es2s_model *m, int32_t max_target_len, float *reversed) {
+    for (int32_t i = 0; i < n_position_biases(m); i++) {
+        const es2s_position_bias *bias = &m->layers[i].position_bias;
+        for (int32_t head = 0; head < m->dims.n_heads; head++) {
+            const float *values = bias->values + (size_t)head * (size_t)bias->n_distances;
+            for (int32_t distance = max_target_len - 1; distance >= 0; distance--)
+                *reversed++ = values[distance < bias->n_distances ? distance : bias->n_distances - 1];
+        }
+    }
+}
+
+/* Takes all arrays of the session from the arena, the session itself first. */
+static es2s_session *take_arrays(es2s_session *s, es2s_arena *arena) {
+    const es2s_model *m = s->model;
+    const uint64_t rows = (uint64_t)s->max_rows, d_model = (uint64_t)m->dims.d_model;
+    const uint64_t d_ff = (uint64_t)m->dims.d_ff, n_heads = (uint64_t)m->dims.n_heads;
+    const uint64_t inner = n_heads * (uint64_t)m->dims.d_head;
+    es2s_session *block = es2s_arena_take(arena, 1, sizeof *s);
+
+    es2s_kv_cache_take(&s->cache, arena);
+    s->position_bias =
+        es2s_arena_take(arena, (uint64_t)n_position_biases(m) * n_heads * (uint64_t)s->max_target_len,
+                        sizeof *s->position_bias);
+
+    s->x = es2s_arena_take(arena, rows * d_model, sizeof *s->x);
+    s->h = es2s_arena_take(arena, rows * d_model, sizeof *s->h);
+    s->qkv = es2s_arena_take(arena, rows * 3 * inner, sizeof *s->qkv);
+    s->attention = es2s_arena_take(arena, rows * inner, sizeof *s->attention);
+    s->ffn = es2s_arena_take(arena, rows * (m->ffn_gated ? 2 : 1) * d_ff, sizeof *s->ffn);
+    s->q8 = es2s_arena_take(arena, rows * max_size(max_size(d_model, inner), d_ff), sizeof *s->q8);
+    s->q8_scale = es2s_arena_take(arena, rows, sizeof *s->q8_scale);
+    s->scores = es2s_arena_take(arena, (uint64_t)es2s_thread_pool_size(m->pool) * (uint64_t)s->scores_stride,
+                                sizeof *s->scores);
+    s->row_sources = es2s_arena_take(arena, rows, sizeof *s->row_sources);
+
+    s->logits = es2s_arena_take(arena, rows * (uint64_t)m->dims.vocab_size, sizeof *s->logits);
+    s->search_scratch = es2s_arena_take(
+        arena, es2s_search_scratch_bytes(m->dims.vocab_size, s->max_batch, s->max_beams, s->max_target_len),
+        1);
+    return block;
+}
+
+es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_params *params,
+                                es2s_session **session_out) {
+    const es2s_model_dims *dims = &model->dims;
+    const int32_t max_rows = params->max_batch * params->max_beams;
+    const int32_t max_len =
+        params->max_source_len > params->max_target_len ? params->max_source_len : params->max_target_len;
+    es2s_session s = {
+        .model = model,
+        .max_batch = params->max_batch,
+        .max_beams = params->max_beams,
+        .max_rows = max_rows,
+        .max_source_len = params->max_source_len,
+        .max_target_len = params->max_target_len,
+        .cache = {.n_layers = dims->n_layers,
+                  .n_heads = dims->n_heads,
+                  .d_head = dims->d_head,
+                  .max_batch = params->max_batch,
+                  .max_beams = params->max_beams,
+                  .max_rows = max_rows,
+                  .max_source_len = params->max_source_len,
+                  .max_target_len = params->max_target_len},
+        .scores_stride = (max_len + 15) / 16 * 16, /* whole cache lines, so that threads do not share one */
+    };
+
+    es2s_arena arena = {0};
+    take_arrays(&s, &arena);
+    s.memory = arena.used;
+    arena = (es2s_arena){.base = es2s_alloc(s.memory)};
+    if (!arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "session: cannot allocate %zu bytes", s.memory);
+    es2s_session *session = take_arrays(&s, &arena);
+    assert(arena.used == s.memory);
+    *session = s;
+
+    es2s_kv_cache_clear(&session->cache);
+    reverse_position_biases(model, s.max_target_len, s.position_bias);
+    memset(s.search_scratch, 0,
+           es2s_search_scratch_bytes(dims->vocab_size, s.max_batch, s.max_beams, s.max_target_len));
+    *session_out = session;
+    return ES2S_OK;
+}
+
+/* ============================================= Layers ============================================ */
+
+typedef struct linear_job {
+    const es2s_kernels *kernels;
+    const es2s_matrix *w;
+    const float *x;        /* [n_rows, n_in] */
+    const int8_t *q8;      /* [n_rows, n_in] */
+    const float *q8_scale; /* [n_rows] */
+    size_t n_rows;
+    size_t n_outputs; /* of one item */
+    float *y;         /* [n_rows, n_out] */
+} linear_job;
+
+static void run_linear(void *arg, int32_t item, int32_t thread) {
+    (void)thread;
+    const linear_job *job = arg;
+    const es2s_matrix *w = job->w;
+    const size_t n_in = (size_t)w->n_in, n_out = (size_t)w->n_out, first = (size_t)item * job->n_outputs;
+    const size_t n = n_out - first < job->n_outputs ? n_out - first : job->n_outputs;
+    if (w->f32)
+        job->kernels->gemm_f32(job->x, job->n_rows, n_in, w->f32 + first * n_in, n, job->y + first, n_out);
+    else
+        job->kernels->gemm_qd8_qc8w(job->q8, job->q8_scale, job->n_rows, n_in, w->q + first * n_in,
+                                    w->scale + first, w->sums + first, n, job->y + first, n_out);
+}
+
+/* y = x W^T. x: float[n_rows, n_in], y: float[n_rows, n_out]. */
+static void linear(es2s_session *s, const es2s_matrix *w, const float *x, size_t n_rows, float *y) {
+    const es2s_kernels *k = &s->model->kernels;
+    const size_t n_in = (size_t)w->n_in, n_out = (size_t)w->n_out;
+    if (!w->f32)
+        for (size_t r = 0; r < n_rows; r++)
+            k->quantize_qd8(x + r * n_in, n_in, s->q8 + r * n_in, &s->q8_scale[r]);
+
+    es2s_thread_pool *pool = n_rows * n_in * n_out < MIN_PARALLEL_PRODUCTS ? NULL : s->pool;
+    const size_t n_parts = pool ? (size_t)es2s_thread_pool_size(pool) * ITEMS_PER_THREAD : 1;
+    const size_t n_outputs = ((n_out - 1) / n_parts / OUTPUTS_MULTIPLE + 1) * OUTPUTS_MULTIPLE;
+    linear_job job = {k, w, x, s->q8, s->q8_scale, n_rows, n_outputs, y};
+    es2s_thread_pool_run(pool, run_linear, &job, (int32_t)((n_out - 1) / n_outputs + 1));
+}
+
+typedef struct attention_job {
+    es2s_session *s;
+    int32_t layer;
+    const int32_t *sources; /* [n_rows] of cross-attention, NULL: self-attention */
+} attention_job;
+
+/* y = softmax(q k^T + bias) v of one row and head. q is not scaled here: d_head^-0.5 is part of its weights.
+ */
+static void run_attention(void *arg, int32_t item, int32_t thread) {
+    const attention_job *job = arg;
+    const es2s_session *s = job->s;
+    const es2s_kv_cache *c = &s->cache;
+    const es2s_kernels *kernels = &s->model->kernels;
+    const int32_t row = item / c->n_heads, head = item % c->n_heads;
+    const size_t d_head = (size_t)c->d_head, inner = (size_t)c->n_heads * d_head;
+    float *scores = s->scores + (size_t)thread * (size_t)s->scores_stride;
+    float *y = s->attention + (size_t)item * d_head;
+
+    if (job->sources) {
+        const int32_t source = job->sources[row];
+        const float *q = s->qkv + (size_t)row * inner + (size_t)head * d_head;
+        const float *k = es2s_kv_cache_cross(c, source, job->layer, ES2S_KEYS, head);
+        const float *v = es2s_kv_cache_cross(c, source, job->layer, ES2S_VALUES, head);
+        const size_t n_keys = (size_t)c->source_lens[source];
+        kernels->attention_scores(q, k, NULL, n_keys, d_head, NULL, scores);
+        kernels->softmax(scores, n_keys);
+        kernels->attention_values(scores, v, NULL, n_keys, d_head, y);
+    } else {
+        const float *q = s->qkv + (size_t)row * 3 * inner + (size_t)head * d_head;
+        const float *k = es2s_kv_cache_self(c, job->layer, ES2S_KEYS, head);
+        const float *v = es2s_kv_cache_self(c, job->layer, ES2S_VALUES, head);
+        const size_t n_keys = (size_t)c->lens[row], max_keys = (size_t)c->max_target_len;
+        const int32_t *index = es2s_kv_cache_index(c, row);
+        const size_t table = s->model->position_bias_per_layer ? (size_t)job->layer : 0;
+        const float *bias_end = s->position_bias + (table * (size_t)c->n_heads + (size_t)head + 1) * max_keys;
+        kernels->attention_scores(q, k, index, n_keys, d_head, bias_end - n_keys, scores);
+        kernels->softmax(scores, n_keys);
+        kernels->attention_values(scores, v, index, n_keys, d_head, y);
+    }
+}
+
+/* s->attention from the queries in s->qkv. sources: int32[n_rows] of cross-attention, NULL: self-attention.
+ */
+static void attend(es2s_session *s, int32_t layer, const int32_t *sources, size_t n_rows) {
+    const es2s_kv_cache *c = &s->cache;
+    size_t n_keys = 0;
+    for (size_t r = 0; r < n_rows; r++)
+        n_keys += (size_t)(sources ? c->source_lens[sources[r]] : c->lens[r]);
+    const bool is_small = 2 * n_keys * (size_t)c->n_heads * (size_t)c->d_head < MIN_PARALLEL_PRODUCTS;
+    attention_job job = {s, layer, sources};
+    es2s_thread_pool_run(is_small ? NULL : s->pool, run_attention, &job, (int32_t)n_rows * c->n_heads);
+}
+
+/* Writes k and v of the new position, s->qkv: float[n_rows, 3 * inner], into the cache. */
+static void store_keys_and_values(es2s_session *s, int32_t layer, size_t n_rows) {
+    const size_t d_head = (size_t)s->cache.d_head, n_heads = (size_t)s->cache.n_heads,
+                 inner = n_heads * d_head;
+    for (size_t r = 0; r < n_rows; r++) {
+        const size_t place = (size_t)es2s_kv_cache_index(&s->cache, (int32_t)r)[s->cache.lens[r] - 1];
+        for (size_t head = 0; head < n_heads; head++) {
+            const float *k = s->qkv + r * 3 * inner + inner + head * d_head, *v = k + inner;
+            memcpy(es2s_kv_cache_self(&s->cache, layer, ES2S_KEYS, (int32_t)head) + place * d_head, k,
+                   d_head * sizeof *k);
+            memcpy(es2s_kv_cache_self(&s->cache, layer, ES2S_VALUES, (int32_t)head) + place * d_head, v,
+                   d_head * sizeof *v);
+        }
+    }
+}
+
+/* In place on s->ffn: act(up), or act(gate) * up and then the rows moved together: float[n_rows, d_ff]. */
+static void activate(es2s_session *s, size_t n_rows) {
+    const es2s_model *m = s->model;
+    const size_t d_ff = (size_t)m->dims.d_ff;
+    if (!m->ffn_gated) {
+        m->ffn_activation(s->ffn, n_rows * d_ff);
+        return;
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        float *gate = s->ffn + r * 2 * d_ff;
+        m->ffn_activation(gate, d_ff);
+        m->kernels.multiply(gate, gate + d_ff, d_ff);
+        if (r > 0) memcpy(s->ffn + r * d_ff, gate, d_ff * sizeof *gate);
+    }
+}
+
+/* Recomputes the head_rescore best logits of a row, of equals the lowest ids, from h itself instead of its
+ * int8. h: float[d_model], logits: float[vocab_size]. */
+static void rescore_head(const es2s_model *m, const float *h, float *logits) {
+    struct {
+        float logit;
+        size_t id;
+    } best[ES2S_MAX_HEAD_RESCORE];
+    size_t n_best = 0;
+    const size_t n = (size_t)m->head_rescore;
+    const size_t vocab_size = (size_t)m->dims.vocab_size, d_model = (size_t)m->dims.d_model;
+    for (size_t id = 0; id < vocab_size; id++) {
+        const float logit = logits[id];
+        if (n_best == n && !(logit > best[n - 1].logit)) continue;
+        size_t at = n_best < n ? n_best++ : n - 1;
+        for (; at > 0 && logit > best[at - 1].logit; at--)
+            best[at] = best[at - 1];
+        best[at].logit = logit;
+        best[at].id = id;
+    }
+    for (size_t i = 0; i < n_best; i++) {
+        const size_t id = best[i].id;
+        logits[id] = m->kernels.dot_f32_q8(h, m->lm_head.q + id * d_model, d_model) * m->lm_head.scale[id];
+    }
+}
+
+/* Adds what a block has computed, s->h, to the residual stream. */
+static void add_residual(es2s_session *s, size_t n_rows) {
+    s->model->kernels.add(s->x, s->h, n_rows * (size_t)s->model->dims.d_model);
+}
+
+/* s->h = norm(s->x) */
+static void normalize(es2s_session *s, const float *gamma, size_t n_rows) {
+    const es2s_model *m = s->model;
+    const size_t d_model = (size_t)m->dims.d_model;
+    for (size_t r = 0; r < n_rows; r++)
+        m->kernels.rms_norm(s->x + r * d_model, gamma, m->norm_eps, d_model, s->h + r * d_model);
+}
+
+/* ============================================== Step ============================================= */
+
+void es2s_decoder_embed(const es2s_model *m, const int32_t *token_ids, size_t n, float *embeds) {
+    const size_t d_model = (size_t)m->dims.d_model;
+    const es2s_matrix *table = &m->embedding;
+    for (size_t i = 0; i < n; i++) {
+        assert(token_ids[i] >= 0 && token_ids[i] < m->dims.vocab_size);
+        const size_t id = (size_t)token_ids[i];
+        float *embed = embeds + i * d_model;
+        if (table->f32)
+            for (size_t j = 0; j < d_model; j++)
+                embed[j] = table->f32[id * d_model + j] * m->embedding_scale;
+        else
+            m->kernels.dequantize_q8(table->q + id * d_model, table->scale[id] * m->embedding_scale, d_model,
+                                     embed);
+    }
+}
+
+void es2s_decoder_begin(es2s_session *s) {
+    es2s_kv_cache_empty_rows(&s->cache, 0, s->max_rows);
+}
+
+void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_rows) {
+    es2s_kv_cache_reorder(&s->cache, beam_idx, n_rows);
+}
+
+void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
+                       float *logits) {
+    const es2s_model *m = s->model;
+    const size_t n = (size_t)n_rows;
+    s->pool = es2s_thread_pool_try_acquire(m->pool);
+
+    es2s_kv_cache_grow(&s->cache, sources, n_rows);
+    es2s_decoder_embed(m, tokens, n, s->x);
+
+    for (int32_t i = 0; i < m->dims.n_layers; i++) {
+        const es2s_layer *layer = &m->layers[i];
+
+        normalize(s, layer->self_attn_norm, n);
+        linear(s, &layer->self_attn_qkv, s->h, n, s->qkv);
+        store_keys_and_values(s, i, n);
+        attend(s, i, NULL, n);
+        linear(s, &layer->self_attn_o, s->attention, n, s->h);
+        add_residual(s, n);
+
+        normalize(s, layer->cross_attn_norm, n);
+        linear(s, &layer->cross_attn_q, s->h, n, s->qkv);
+        attend(s, i, sources, n);
+        linear(s, &layer->cross_attn_o, s->attention, n, s->h);
+        add_residual(s, n);
+
+        normalize(s, layer->ffn_norm, n);
+        linear(s, &layer->ffn_up, s->h, n, s->ffn);
+        activate(s, n);
+        linear(s, &layer->ffn_down, s->ffn, n, s->h);
+        add_residual(s, n);
+    }
+
+    normalize(s, m->final_norm, n);
+    linear(s, &m->lm_head, s->h, n, logits);
+    if (m->head_rescore > 0)
+        for (size_t r = 0; r < n; r++)
+            rescore_head(m, s->h + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
+
+    es2s_thread_pool_release(s->pool);
+    s->pool = NULL;
+}

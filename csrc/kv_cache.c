@@ -1,0 +1,85 @@
+#include "kv_cache.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Sizes below are products of the model's and the session's limits, which api.c keeps small enough for 64
+ * bits. */
+static uint64_t n_cross_floats(const es2s_kv_cache *c, int32_t source_len) {
+    return (uint64_t)c->n_layers * 2 * (uint64_t)c->n_heads * (uint64_t)source_len * (uint64_t)c->d_head;
+}
+
+void es2s_kv_cache_take(es2s_kv_cache *c, es2s_arena *arena) {
+    const uint64_t max_batch = (uint64_t)c->max_batch, max_rows = (uint64_t)c->max_rows;
+    const uint64_t max_target_len = (uint64_t)c->max_target_len;
+    const uint64_t n_heads = (uint64_t)c->n_layers * 2 * (uint64_t)c->n_heads;
+    c->cross = es2s_arena_take(arena, max_batch * n_cross_floats(c, c->max_source_len), sizeof *c->cross);
+    c->source_lens = es2s_arena_take(arena, max_batch, sizeof *c->source_lens);
+    c->self =
+        es2s_arena_take(arena, n_heads * max_target_len * max_rows * (uint64_t)c->d_head, sizeof *c->self);
+    c->lens = es2s_arena_take(arena, max_rows, sizeof *c->lens);
+    c->lens_next = es2s_arena_take(arena, max_rows, sizeof *c->lens_next);
+    c->index = es2s_arena_take(arena, max_rows * max_target_len, sizeof *c->index);
+    c->index_next = es2s_arena_take(arena, max_rows * max_target_len, sizeof *c->index_next);
+}
+
+void es2s_kv_cache_clear(es2s_kv_cache *c) {
+    memset(c->source_lens, 0, (size_t)c->max_batch * sizeof *c->source_lens);
+    es2s_kv_cache_empty_rows(c, 0, c->max_rows);
+}
+
+static float *source_block(const es2s_kv_cache *c, int32_t source) {
+    return c->cross + (size_t)source * n_cross_floats(c, c->max_source_len);
+}
+
+void es2s_kv_cache_set_source(es2s_kv_cache *c, int32_t source, const float *cross_kv, int32_t source_len) {
+    assert(source < c->max_batch && source_len >= 1 && source_len <= c->max_source_len);
+    memcpy(source_block(c, source), cross_kv, (size_t)n_cross_floats(c, source_len) * sizeof *cross_kv);
+    c->source_lens[source] = source_len;
+}
+
+const float *es2s_kv_cache_cross(const es2s_kv_cache *c, int32_t source, int32_t layer, int which,
+                                 int32_t head) {
+    const size_t i = ((size_t)layer * 2 + (size_t)which) * (size_t)c->n_heads + (size_t)head;
+    return source_block(c, source) + i * (size_t)c->source_lens[source] * (size_t)c->d_head;
+}
+
+float *es2s_kv_cache_self(const es2s_kv_cache *c, int32_t layer, int which, int32_t head) {
+    const size_t i = ((size_t)layer * 2 + (size_t)which) * (size_t)c->n_heads + (size_t)head;
+    return c->self + i * (size_t)c->max_target_len * (size_t)c->max_rows * (size_t)c->d_head;
+}
+
+const int32_t *es2s_kv_cache_index(const es2s_kv_cache *c, int32_t row) {
+    return c->index + (size_t)row * (size_t)c->max_target_len;
+}
+
+void es2s_kv_cache_grow(es2s_kv_cache *c, const int32_t *sources, int32_t n_rows) {
+    assert(n_rows <= c->max_rows);
+    for (int32_t row = 0, beam = 0; row < n_rows; row++) {
+        beam = row > 0 && sources[row] == sources[row - 1] ? beam + 1 : 0;
+        const int32_t position = c->lens[row]++, slot = sources[row] * c->max_beams + beam;
+        assert(beam < c->max_beams && position < c->max_target_len);
+        c->index[(size_t)row * (size_t)c->max_target_len + (size_t)position] = position * c->max_rows + slot;
+    }
+}
+
+void es2s_kv_cache_reorder(es2s_kv_cache *c, const int32_t *beam_idx, int32_t n_rows) {
+    assert(n_rows <= c->max_rows);
+    for (int32_t row = 0; row < n_rows; row++) {
+        const int32_t from = beam_idx[row], len = c->lens[from];
+        memcpy(c->index_next + (size_t)row * (size_t)c->max_target_len, es2s_kv_cache_index(c, from),
+               (size_t)len * sizeof *c->index);
+        c->lens_next[row] = len;
+    }
+    int32_t *const index = c->index, *const lens = c->lens;
+    c->index = c->index_next;
+    c->lens = c->lens_next;
+    c->index_next = index;
+    c->lens_next = lens;
+    es2s_kv_cache_empty_rows(c, n_rows, c->max_rows - n_rows);
+}
+
+void es2s_kv_cache_empty_rows(es2s_kv_cache *c, int32_t first, int32_t n) {
+    assert(first >= 0 && n >= 0 && first + n <= c->max_rows);
+    memset(c->lens + first, 0, (size_t)n * sizeof *c->lens);
+}

@@ -1,0 +1,301 @@
+/*
+ * Loading: the keys, then the exact set of tensors that they call for. Tensors are walked twice, as arena.h
+ * describes: first to check names, types and shapes and to measure, then to copy and to check values. Float
+ * vectors are copied, since data may lie at any alignment; the large matrices are used where they are.
+ */
+#include "model.h"
+
+#include <assert.h>
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "arena.h"
+#include "error.h"
+#include "weights_file.h"
+
+#define MAX_DISTANCES 65536
+
+/* After a failure everything below does nothing, so that what a model consists of reads as a list. */
+typedef struct loader {
+    es2s_status status;
+    es2s_weights_file file;
+    es2s_arena arena;
+    const es2s_kernels *kernels;
+    bool is_int8;
+    char prefix[24]; /* of the tensors asked for: "layers.3." or "" */
+    char name[64];   /* the tensor asked for last, for messages */
+} loader;
+
+/* ============================================== Keys ============================================= */
+
+/* A value in [min, max]; min after a failure. */
+static int32_t get_int(loader *l, const char *name, int32_t min, int32_t max) {
+    int32_t value = min;
+    if (l->status == ES2S_OK) l->status = es2s_weights_file_get_int(&l->file, name, min, max, &value);
+    return value;
+}
+
+static double get_float(loader *l, const char *name, double min, double max) {
+    double value = min;
+    if (l->status == ES2S_OK) l->status = es2s_weights_file_get_float(&l->file, name, min, max, &value);
+    return value;
+}
+
+/* Named values of features: first those that the decoder computes, then those that it only knows by name. */
+static const char *const weights_dtypes[] = {"float32", "int8", NULL};
+static const char *const norms[] = {"rms", "layer", NULL};
+static const char *const norm_positions[] = {"pre", "post", NULL};
+static const char *const positions[] = {"relative_bias", "table", NULL};
+static const char *const ffns[] = {"relu",       "gelu_tanh",       "silu",
+                                   "gated_relu", "gated_gelu_tanh", "gated_silu",
+                                   "gelu_erf",   "gated_gelu_erf",  NULL};
+
+/* Which of the values a key has; 0 after a failure. */
+static int get_choice(loader *l, const char *name, const char *const *values, int n_supported) {
+    const char *value;
+    size_t len;
+    if (l->status == ES2S_OK) l->status = es2s_weights_file_get_string(&l->file, name, &value, &len);
+    if (l->status != ES2S_OK) return 0;
+
+    int found = 0;
+    while (values[found] && (strlen(values[found]) != len || memcmp(values[found], value, len) != 0))
+        found++;
+    if (found < n_supported) return found;
+
+    char expected[128] = "";
+    for (int i = 0, end = 0; i < n_supported; i++)
+        end += snprintf(expected + end, sizeof expected - (size_t)end, i > 0 ? ", %s" : "%s", values[i]);
+    if (values[found])
+        l->status = es2s_fail(ES2S_UNSUPPORTED_VERSION, "key \"%s\": this library decodes %s, found %s", name,
+                              expected, values[found]);
+    else
+        l->status =
+            es2s_fail(ES2S_BAD_FORMAT, "key \"%s\": expected %s, found another value", name, expected);
+    return 0;
+}
+
+/* A feature that is on or off in the format, of which the decoder knows one setting. */
+static void require_switch(loader *l, const char *name, int32_t supported) {
+    const int32_t value = get_int(l, name, 0, 1);
+    if (l->status == ES2S_OK && value != supported)
+        l->status = es2s_fail(ES2S_UNSUPPORTED_VERSION, "key \"%s\": this library decodes %d, found %d", name,
+                              supported, value);
+}
+
+/* The limits keep products of dimensions within 64 bits and int8 dot products (131072 * 127 * 127) within 32.
+ */
+static void read_keys(loader *l, es2s_model *m) {
+    es2s_model_dims *d = &m->dims;
+    d->struct_size = sizeof *d;
+    d->vocab_size = get_int(l, "vocab_size", 1, 1 << 21);
+    d->d_model = get_int(l, "d_model", 1, 65536);
+    d->d_ff = get_int(l, "d_ff", 1, 131072);
+    d->n_layers = get_int(l, "n_layers", 1, 256);
+    d->n_heads = get_int(l, "n_heads", 1, 1024);
+    d->d_head = get_int(l, "d_head", 1, 65536 / d->n_heads < 1024 ? 65536 / d->n_heads : 1024);
+    d->max_source_len = get_int(l, "max_source_len", 1, 65536);
+    d->max_target_len = get_int(l, "max_target_len", 1, 65536);
+    const int32_t last_id = d->vocab_size - 1;
+    d->decoder_start_token_id = get_int(l, "decoder_start_token_id", 0, last_id);
+    d->eos_token_id = get_int(l, "eos_token_id", -1, last_id);
+    d->pad_token_id = get_int(l, "pad_token_id", -1, last_id);
+
+    l->is_int8 = get_choice(l, "weights_dtype", weights_dtypes, 2) == 1;
+    get_choice(l, "norm", norms, 1);
+    get_choice(l, "norm_position", norm_positions, 1);
+    get_choice(l, "position", positions, 1);
+    const int ffn = get_choice(l, "ffn", ffns, 6);
+    void (*const activations[])(float *, size_t) = {m->kernels.relu, m->kernels.gelu_tanh, m->kernels.silu};
+    m->ffn_activation = activations[ffn % 3];
+    m->ffn_gated = ffn >= 3;
+    require_switch(l, "embedding_norm", 0);
+    require_switch(l, "final_norm", 1);
+    require_switch(l, "linear_bias", 0);
+    require_switch(l, "final_logits_bias", 0);
+    m->lm_head_tied = get_int(l, "tied_lm_head", 0, 1);
+    m->position_bias_per_layer = get_int(l, "position_bias_per_layer", 0, 1);
+    m->norm_eps = (float)get_float(l, "norm_eps", 1e-12, 1);
+    m->embedding_scale = (float)get_float(l, "embedding_scale", 1e-6, 1e6);
+    const int32_t max_rescore = d->vocab_size < ES2S_MAX_HEAD_RESCORE ? d->vocab_size : ES2S_MAX_HEAD_RESCORE;
+    m->head_rescore = get_int(l, "head_rescore", 0, l->is_int8 ? max_rescore : 0);
+
+    es2s_generate_params *g = &m->generation;
+    es2s_generate_params_init(NULL, g);
+    g->num_beams = get_int(l, "generation.num_beams", 1, 64);
+    g->num_return_sequences = get_int(l, "generation.num_return_sequences", 1, g->num_beams);
+    g->max_new_tokens = get_int(l, "generation.max_new_tokens", 1, d->max_target_len);
+    g->min_new_tokens = get_int(l, "generation.min_new_tokens", 0, g->max_new_tokens);
+    g->early_stopping = get_int(l, "generation.early_stopping", 0, 2);
+    g->no_repeat_ngram_size = get_int(l, "generation.no_repeat_ngram_size", 0, 65536);
+    g->repetition_penalty = (float)get_float(l, "generation.repetition_penalty", 1e-3, 1e3);
+    g->length_penalty = get_float(l, "generation.length_penalty", -100, 100);
+    g->forced_bos_token_id = get_int(l, "generation.forced_bos_token_id", -1, last_id);
+    g->forced_eos_token_id = get_int(l, "generation.forced_eos_token_id", -1, last_id);
+    g->decoder_start_token_id = d->decoder_start_token_id;
+    g->eos_token_id = d->eos_token_id;
+    g->pad_token_id = d->pad_token_id;
+
+    const char *prefix; /* belongs to the text before the tokenizer: not used here, but has to be there */
+    size_t len;
+    if (l->status == ES2S_OK) l->status = es2s_weights_file_get_string(&l->file, "prefix", &prefix, &len);
+}
+
+/* ============================================ Tensors ============================================ */
+
+static const void *get_tensor(loader *l, const char *suffix, es2s_dtype dtype, int n_dims, uint64_t *dims) {
+    const void *data = NULL;
+    if (l->status != ES2S_OK) return NULL;
+    snprintf(l->name, sizeof l->name, "%s%s", l->prefix, suffix);
+    l->status = es2s_weights_file_get_tensor(&l->file, l->name, dtype, n_dims, dims, &data);
+    return data;
+}
+
+static void refuse_tensor(loader *l, const char *expected, double found) {
+    l->status = es2s_fail(ES2S_BAD_FORMAT, "tensor \"%s\": expected %s, found %g", l->name, expected, found);
+}
+
+static const float *copy_floats(loader *l, const void *data, uint64_t n) {
+    if (l->status != ES2S_OK) return NULL;
+    float *copy = es2s_arena_take(&l->arena, n, sizeof *copy);
+    if (copy) memcpy(copy, data, (size_t)n * sizeof *copy);
+    return copy;
+}
+
+/* x: float[n], NULL while measuring. */
+static void check_floats(loader *l, const float *x, uint64_t n, float min) {
+    if (!l->arena.base || l->status != ES2S_OK) return;
+    for (uint64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            refuse_tensor(l, "finite values", (double)x[i]);
+            return;
+        }
+        if (x[i] < min) {
+            refuse_tensor(l, "values >= 0", (double)x[i]);
+            return;
+        }
+    }
+}
+
+static const float *get_vector(loader *l, const char *suffix, int32_t n, float min) {
+    uint64_t dims[] = {(uint64_t)n};
+    const void *data = get_tensor(l, suffix, ES2S_FLOAT32, 1, dims);
+    const float *x = copy_floats(l, data, dims[0]);
+    check_floats(l, x, dims[0], min);
+    return x;
+}
+
+static const float *get_norm(loader *l, const char *suffix, int32_t n) {
+    return get_vector(l, suffix, n, -FLT_MAX);
+}
+
+static es2s_matrix get_matrix(loader *l, const char *suffix, int32_t n_out, int32_t n_in) {
+    es2s_matrix w = {.n_out = n_out, .n_in = n_in};
+    uint64_t dims[] = {(uint64_t)n_out, (uint64_t)n_in};
+    const uint64_t n = dims[0] * dims[1];
+    if (!l->is_int8) {
+        const void *data = get_tensor(l, suffix, ES2S_FLOAT32, 2, dims);
+        w.f32 = (uintptr_t)data % _Alignof(float) == 0 ? data : copy_floats(l, data, n);
+        check_floats(l, w.f32, n, -FLT_MAX);
+        return w;
+    }
+    w.q = get_tensor(l, suffix, ES2S_INT8, 2, dims);
+    int32_t *sums = es2s_arena_take(&l->arena, dims[0], sizeof *sums);
+    if (l->arena.base && l->status == ES2S_OK) {
+        if (memchr(w.q, 0x80, (size_t)n)) refuse_tensor(l, "values in [-127, 127]", -128);
+        l->kernels->row_sums_qc8w(w.q, (size_t)n_out, (size_t)n_in, sums);
+    }
+    w.sums = sums;
+    char scale[64];
+    snprintf(scale, sizeof scale, "%s_scale", suffix);
+    w.scale = get_vector(l, scale, n_out, 0);
+    return w;
+}
+
+static es2s_position_bias get_position_bias(loader *l, int32_t n_heads) {
+    uint64_t dims[] = {(uint64_t)n_heads, 0};
+    const void *data = get_tensor(l, "position_bias", ES2S_FLOAT32, 2, dims);
+    if (dims[1] > MAX_DISTANCES && l->status == ES2S_OK)
+        refuse_tensor(l, "65536 distances at most", (double)dims[1]);
+    const float *values = copy_floats(l, data, dims[0] * dims[1]);
+    check_floats(l, values, dims[0] * dims[1], -FLT_MAX);
+    return (es2s_position_bias){.n_distances = (int32_t)dims[1], .values = values};
+}
+
+static void read_layer(loader *l, const es2s_model *m, es2s_layer *layer) {
+    const int32_t d_model = m->dims.d_model, inner = m->dims.n_heads * m->dims.d_head, d_ff = m->dims.d_ff;
+    layer->self_attn_norm = get_norm(l, "self_attn_norm.weight", d_model);
+    layer->self_attn_qkv = get_matrix(l, "self_attn.qkv.weight", 3 * inner, d_model);
+    layer->self_attn_o = get_matrix(l, "self_attn.o.weight", d_model, inner);
+    layer->cross_attn_norm = get_norm(l, "cross_attn_norm.weight", d_model);
+    layer->cross_attn_q = get_matrix(l, "cross_attn.q.weight", inner, d_model);
+    layer->cross_attn_o = get_matrix(l, "cross_attn.o.weight", d_model, inner);
+    layer->ffn_norm = get_norm(l, "ffn_norm.weight", d_model);
+    layer->ffn_up = get_matrix(l, "ffn.up.weight", m->ffn_gated ? 2 * d_ff : d_ff, d_model);
+    layer->ffn_down = get_matrix(l, "ffn.down.weight", d_model, d_ff);
+    if (m->position_bias_per_layer) layer->position_bias = get_position_bias(l, m->dims.n_heads);
+}
+
+/* Takes the model's arrays from the arena; fills and checks them if it has a block. */
+static void read_tensors(loader *l, es2s_model *m) {
+    const es2s_model_dims *d = &m->dims;
+    es2s_layer *layers = es2s_arena_take(&l->arena, (uint64_t)d->n_layers, sizeof *layers);
+    m->layers = layers;
+    m->embedding = get_matrix(l, "embedding.weight", d->vocab_size, d->d_model);
+    const es2s_position_bias shared =
+        m->position_bias_per_layer ? (es2s_position_bias){0} : get_position_bias(l, d->n_heads);
+    for (int32_t i = 0; i < d->n_layers; i++) {
+        es2s_layer layer = {.position_bias = shared};
+        snprintf(l->prefix, sizeof l->prefix, "layers.%d.", i);
+        read_layer(l, m, &layer);
+        if (layers) layers[i] = layer;
+    }
+    l->prefix[0] = '\0';
+    m->final_norm = get_norm(l, "final_norm.weight", d->d_model);
+    m->lm_head = m->lm_head_tied ? m->embedding : get_matrix(l, "lm_head.weight", d->vocab_size, d->d_model);
+}
+
+/* ============================================= Model ============================================= */
+
+es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_params *params,
+                              es2s_model **model_out) {
+    es2s_model m = {0};
+    if (es2s_kernels_select(&m.kernels, params->isa) != 0)
+        return es2s_fail(ES2S_UNSUPPORTED_CPU, "isa: expected one of \"%s\", found \"%s\"",
+                         es2s_kernels_supported(), params->isa);
+    loader l = {.kernels = &m.kernels};
+    l.status = es2s_weights_file_parse(&l.file, data, size, params->verify_data != 0);
+    read_keys(&l, &m);
+
+    es2s_arena_take(&l.arena, 1, sizeof m);
+    read_tensors(&l, &m);
+    if (l.status == ES2S_OK) l.status = es2s_weights_file_check_all_asked(&l.file);
+    if (l.status != ES2S_OK) return l.status;
+
+    const size_t n_bytes = l.arena.used;
+    l.arena = (es2s_arena){.base = es2s_alloc(n_bytes)};
+    if (!l.arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "model: cannot allocate %zu bytes", n_bytes);
+    es2s_model *model = es2s_arena_take(&l.arena, 1, sizeof *model);
+    read_tensors(&l, &m);
+    assert(l.status != ES2S_OK || l.arena.used == n_bytes);
+    if (l.status == ES2S_OK && params->n_threads > 1) {
+        m.pool = es2s_thread_pool_create(params->n_threads);
+        if (!m.pool)
+            l.status = es2s_fail(ES2S_OUT_OF_MEMORY, "model: cannot start %d threads", params->n_threads - 1);
+    }
+    if (l.status != ES2S_OK) {
+        es2s_free(l.arena.base);
+        return l.status;
+    }
+    *model = m;
+    *model_out = model;
+    return ES2S_OK;
+}
+
+void es2s_model_free(es2s_model *model) {
+    if (!model) return;
+    es2s_thread_pool_free(model->pool);
+    es2s_file_unmap(&model->file);
+    es2s_free(model);
+}

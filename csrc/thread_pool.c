@@ -1,0 +1,161 @@
+/*
+ * A job is a list of items that the caller and the workers take one by one from a counter. The caller takes
+ * until none is left and then waits only for workers that are inside an item: a worker that sleeps, or that
+ * the system has put aside, delays nothing. Which thread does an item does not change its result.
+ *
+ * ticket is odd while a job is open. A worker enters with n_inside + 1 and looks at the ticket again; the
+ * caller closes the ticket and then looks at n_inside. In the single order of these sequentially consistent
+ * operations one of them sees the other, so the job is never replaced under a worker's hands. n_asleep and
+ * the ticket work the same way: either the worker sees the open job before it sleeps, or the caller sees that
+ * it has to wake it.
+ */
+#include "thread_pool.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "platform.h"
+
+/* Between two jobs of a step lie microseconds, between two steps about a hundred: a worker spins, then
+ * yields, and sleeps when the call is over. */
+enum { SPINS = 50, YIELDS = 200 };
+
+typedef struct worker {
+    es2s_thread_pool *pool;
+    int32_t thread; /* 1.. */
+    es2s_thread *handle;
+} worker;
+
+struct es2s_thread_pool {
+    int32_t n_threads;
+    atomic_flag acquired;
+
+    es2s_job *job;
+    void *arg;
+    int32_t n_items;
+    atomic_int next_item;
+
+    atomic_uint ticket;
+    atomic_int n_inside;
+    atomic_int n_asleep;
+    atomic_bool stop;
+    es2s_monitor *monitor;
+    worker workers[]; /* [n_threads - 1] */
+};
+
+static void take_items(es2s_thread_pool *pool, int32_t thread) {
+    const int32_t n_items = pool->n_items;
+    for (int32_t item; (item = atomic_fetch_add(&pool->next_item, 1)) < n_items;)
+        pool->job(pool->arg, item, thread);
+}
+
+/* Whether there is something to do: a job other than `last`, or the end. */
+static bool is_called(es2s_thread_pool *pool, unsigned last) {
+    const unsigned ticket = atomic_load(&pool->ticket);
+    return (ticket % 2 == 1 && ticket != last) || atomic_load(&pool->stop);
+}
+
+static void wait_for_call(es2s_thread_pool *pool, unsigned last) {
+    for (int i = 0; i < SPINS; i++) {
+        if (is_called(pool, last)) return;
+        es2s_thread_pause();
+    }
+    for (int i = 0; i < YIELDS; i++) {
+        if (is_called(pool, last)) return;
+        es2s_thread_yield();
+    }
+    es2s_monitor_lock(pool->monitor);
+    atomic_fetch_add(&pool->n_asleep, 1);
+    while (!is_called(pool, last))
+        es2s_monitor_wait(pool->monitor);
+    atomic_fetch_sub(&pool->n_asleep, 1);
+    es2s_monitor_unlock(pool->monitor);
+}
+
+static void run_worker(void *arg) {
+    const worker *self = arg;
+    es2s_thread_pool *pool = self->pool;
+    unsigned last = 0;
+    while (wait_for_call(pool, last), !atomic_load(&pool->stop)) {
+        atomic_fetch_add(&pool->n_inside, 1);
+        const unsigned ticket = atomic_load(&pool->ticket);
+        if (ticket % 2 == 1) {
+            take_items(pool, self->thread);
+            last = ticket;
+        }
+        atomic_fetch_sub(&pool->n_inside, 1);
+    }
+}
+
+static void wake_sleepers(es2s_thread_pool *pool) {
+    if (atomic_load(&pool->n_asleep) == 0) return;
+    es2s_monitor_lock(pool->monitor);
+    es2s_monitor_wake_all(pool->monitor);
+    es2s_monitor_unlock(pool->monitor);
+}
+
+es2s_thread_pool *es2s_thread_pool_create(int32_t n_threads) {
+    const int32_t n_workers = n_threads - 1;
+    es2s_thread_pool *pool = es2s_alloc(sizeof *pool + (size_t)n_workers * sizeof pool->workers[0]);
+    if (!pool) return NULL;
+    *pool = (es2s_thread_pool){.n_threads = 1, .acquired = ATOMIC_FLAG_INIT};
+    atomic_init(&pool->next_item, 0);
+    atomic_init(&pool->ticket, 0);
+    atomic_init(&pool->n_inside, 0);
+    atomic_init(&pool->n_asleep, 0);
+    atomic_init(&pool->stop, false);
+    pool->monitor = es2s_monitor_create();
+    if (!pool->monitor) goto fail;
+    for (int32_t i = 0; i < n_workers; i++) {
+        worker *w = &pool->workers[i];
+        *w = (worker){.pool = pool, .thread = i + 1};
+        w->handle = es2s_thread_start(run_worker, w);
+        if (!w->handle) goto fail;
+        pool->n_threads++;
+    }
+    return pool;
+
+fail:
+    es2s_thread_pool_free(pool);
+    return NULL;
+}
+
+void es2s_thread_pool_free(es2s_thread_pool *pool) {
+    if (!pool) return;
+    atomic_store(&pool->stop, true);
+    if (pool->monitor) wake_sleepers(pool);
+    for (int32_t i = 0; i < pool->n_threads - 1; i++)
+        es2s_thread_join(pool->workers[i].handle);
+    es2s_monitor_free(pool->monitor);
+    es2s_free(pool);
+}
+
+es2s_thread_pool *es2s_thread_pool_try_acquire(es2s_thread_pool *pool) {
+    return pool && !atomic_flag_test_and_set(&pool->acquired) ? pool : NULL;
+}
+
+void es2s_thread_pool_release(es2s_thread_pool *pool) {
+    if (pool) atomic_flag_clear(&pool->acquired);
+}
+
+void es2s_thread_pool_run(es2s_thread_pool *pool, es2s_job *job, void *arg, int32_t n_items) {
+    if (!pool) {
+        for (int32_t item = 0; item < n_items; item++)
+            job(arg, item, 0);
+        return;
+    }
+    pool->job = job;
+    pool->arg = arg;
+    pool->n_items = n_items;
+    atomic_store(&pool->next_item, 0);
+    atomic_fetch_add(&pool->ticket, 1);
+    wake_sleepers(pool);
+    take_items(pool, 0);
+    atomic_fetch_add(&pool->ticket, 1);
+    for (int i = 0; atomic_load(&pool->n_inside) > 0; i++)
+        i < SPINS ? es2s_thread_pause() : es2s_thread_yield();
+}
+
+int32_t es2s_thread_pool_size(const es2s_thread_pool *pool) {
+    return pool ? pool->n_threads : 1;
+}
