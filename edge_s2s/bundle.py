@@ -639,6 +639,7 @@ def write_bundle(
     }
     manifest = dataclasses.replace(manifest, files=listed)
     contents = {MANIFEST: manifest.to_bytes(), **{name: files[name] for name in listed}}
+    Manifest.from_bytes(contents[MANIFEST])  # before any name becomes a path
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         if path.suffix == SUFFIX:
@@ -687,17 +688,20 @@ def _sync(directory: Path) -> None:
 def _move(temporary: Path, path: Path) -> None:
     """Puts the finished bundle in its place, and what was there out of the way."""
     old = temporary.with_name(f"{temporary.name}.old")
-    if path.is_dir():  # a directory cannot be renamed over another
-        path.rename(old)
-        try:
-            temporary.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-    else:
+    if not path.is_dir():
         temporary.replace(path)
-    _sync(path.parent)
-    _remove(old)
+        _sync(path.parent)
+        return
+    path.rename(old)  # a directory cannot be renamed over another
+    try:
+        temporary.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    try:
+        _sync(path.parent)
+    finally:
+        _remove(old)
 
 
 def _remove(path: Path) -> None:

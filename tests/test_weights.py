@@ -283,7 +283,7 @@ def test_random_bytes_raise_nothing_but_bundle_errors(data):
 @given(st.data())
 @settings(max_examples=500, deadline=None)
 def test_random_changes_behind_a_valid_hash_load_or_raise_bundle_errors(data):
-    """Writes random bytes over tables and tensors and repairs the hash, so that the later checks are reached."""
+    """Writes random bytes over tables and tensors, then repairs the hash so that later checks are reached."""
     changed = bytearray(GOLDEN.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         offset = data.draw(st.integers(8, len(changed) - 8))

@@ -67,7 +67,7 @@ def tiny_keys(**changes: Key) -> dict[str, Key]:
 
 
 def tiny_tensors(keys: Mapping[str, Key], *, n_distances: int = 5) -> dict[str, Tensor]:
-    """Every tensor, filled by a formula: 37 times a running number, folded into -127..127; floats are 1/64 of it."""
+    """Every tensor, filled with 37 times a running number, folded into -127..127; floats are 1/64 of it."""
     tensors: dict[str, Tensor] = {}
     for seed, (name, spec) in enumerate(expected_tensors(keys).items()):
         shape = [n_distances if n is None else n for n in spec.shape]
