@@ -1,0 +1,280 @@
+"""The decoder: a typed face of the C core. The only module that touches the compiled one.
+
+    decoder = DecoderModel(weights, num_threads=2)
+    with decoder.session(1, 4, source_len, 96) as session:
+        session.set_source(0, cross_kv)
+        [hypotheses] = session.generate(params)
+
+Calls release the GIL. `csrc/include/edge_s2s.h` says what each one does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_s2s._core import ffi, lib
+from edge_s2s.bundle import GenerationDefaults
+from edge_s2s.errors import BundleError, CoreError
+from edge_s2s.weights import FILE as WEIGHTS
+from edge_s2s.weights import Buffer
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
+OnTokens: TypeAlias = Callable[[int, list[int]], None]
+"""Gets a source's row and the next tokens of its first sequence that can no longer change."""
+
+_FINISH_REASONS: tuple[FinishReason, ...] = ("eos", "length", "deadline", "cancelled")  # es2s_finish_reason
+_EARLY_STOPPING = {False: 0, True: 1, "never": 2}  # es2s_early_stopping
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes and special tokens of a decoder; -1 where it has no such token."""
+
+    vocab_size: int
+    d_model: int
+    d_ff: int
+    n_layers: int
+    n_heads: int
+    d_head: int
+    max_source_len: int
+    max_target_len: int
+    decoder_start_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A decoded sequence: token ids without the start token, with EOS; scores as edge_s2s.h defines them."""
+
+    token_ids: tuple[int, ...]
+    score: float
+    token_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+class Cancellation:
+    """Ends a running `generate` within one step; any thread may call `cancel`."""
+
+    def __init__(self) -> None:
+        self.flag = ffi.new("int32_t *")
+
+    def cancel(self) -> None:
+        """Cancels, for good."""
+        self.flag[0] = 1
+
+
+def supported_isas() -> list[str]:
+    """Kernel sets that this CPU can run, narrowest first."""
+    isas: list[str] = ffi.string(lib.es2s_supported_isas()).decode().split()
+    return isas
+
+
+class DecoderModel:
+    """The immutable weights of a decoder; any number of threads may share it.
+
+    `weights` are the bytes of decoder.weights. They are used in place and kept alive as long as the model or a
+    session of it lives. `num_threads` may work on one call, the caller's included. `isa` forces a kernel set;
+    None takes the widest that the CPU has. `verify=False` skips the SHA-256, for bytes already verified.
+    """
+
+    def __init__(
+        self, weights: Buffer, *, num_threads: int = 1, isa: str | None = None, verify: bool = True
+    ) -> None:
+        data = ffi.from_buffer(weights)
+        isa_name = ffi.NULL if isa is None else ffi.new("char[]", isa.encode())
+        params = ffi.new("es2s_model_params *")
+        lib.es2s_model_params_init(params)
+        params.n_threads, params.isa, params.verify_data = num_threads, isa_name, verify
+        out = ffi.new("es2s_model **")
+        _check(lib.es2s_model_load_memory(data, len(data), params, out))
+        # A destructor owns what must not go before it has run: here the weights, in a session its model.
+        self._model = ffi.gc(out[0], lambda model, _data=data: lib.es2s_model_free(model))
+        dims = ffi.new("es2s_model_dims *", {"struct_size": ffi.sizeof("es2s_model_dims")})
+        _check(lib.es2s_model_get_dims(self._model, dims))
+        self.dims = Dims(**{name: getattr(dims, name) for name in Dims.__dataclass_fields__})
+        self.isa: str = ffi.string(lib.es2s_model_isa(self._model)).decode()
+        self.num_threads = num_threads
+
+    def embed(self, token_ids: npt.ArrayLike) -> Floats:
+        """Input embeddings float32 [n, d_model] of int token_ids [n], as the encoder takes them."""
+        ids = np.ascontiguousarray(token_ids, np.int32)
+        embeds = np.empty((len(ids), self.dims.d_model), np.float32)
+        _check(lib.es2s_model_embed(self._model, _ints(ids), len(ids), _floats(embeds)))
+        return embeds
+
+    def session(
+        self, max_batch: int, max_beams: int, max_source_len: int, max_target_len: int
+    ) -> "DecoderSession":
+        """Room for so many sources, beams of each, tokens of a source and new tokens."""
+        params = ffi.new("es2s_session_params *")
+        lib.es2s_session_params_init(params)
+        params.max_batch, params.max_beams = max_batch, max_beams
+        params.max_source_len, params.max_target_len = max_source_len, max_target_len
+        out = ffi.new("es2s_session **")
+        _check(lib.es2s_session_create(self._model, params, out))
+        session = ffi.gc(out[0], lambda session, _model=self._model: lib.es2s_session_free(session))
+        return DecoderSession(session, self._model, self.dims)
+
+
+class DecoderSession:
+    """KV cache and scratch of a decoder; one thread at a time. `DecoderModel.session` makes it."""
+
+    def __init__(self, session: Any, model: Any, dims: Dims) -> None:
+        self._session = session
+        self._model = model
+        self._dims = dims
+        self._n_sources = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the session holds."""
+        return int(lib.es2s_session_memory(self._session))
+
+    def set_source(self, row: int, cross_kv: Floats) -> None:
+        """Copies an encoder's output float32 [n_layers, 2, n_heads, source_len, d_head] into a row."""
+        dims = self._dims
+        expected = (dims.n_layers, 2, dims.n_heads, *cross_kv.shape[3:4], dims.d_head)
+        if cross_kv.shape != expected:
+            raise ValueError(f"cross_kv: expected [n_layers, 2, n_heads, source_len, d_head], {expected}, "
+                             f"found {cross_kv.shape}")  # fmt: skip
+        cross_kv = np.ascontiguousarray(cross_kv, np.float32)
+        _check(lib.es2s_session_set_source(self._session, row, _floats(cross_kv), cross_kv.shape[3]))
+        self._n_sources = max(self._n_sources, row + 1)
+
+    def clear(self) -> None:
+        """Forgets all sources."""
+        lib.es2s_session_clear(self._session)
+        self._n_sources = 0
+
+    def step(self, tokens: npt.ArrayLike) -> Floats:
+        """One step of every row: int tokens [n_rows] -> logits float32 [n_rows, vocab_size]."""
+        ids = np.ascontiguousarray(tokens, np.int32)
+        logits = np.empty((len(ids), self._dims.vocab_size), np.float32)
+        _check(lib.es2s_session_step(self._session, _ints(ids), len(ids), _floats(logits)))
+        return logits
+
+    def reorder_cache(self, beam_idx: npt.ArrayLike) -> None:
+        """Before the next step, row i continues row beam_idx[i]."""
+        rows = np.ascontiguousarray(beam_idx, np.int32)
+        _check(lib.es2s_session_reorder_cache(self._session, _ints(rows), len(rows)))
+
+    def generate(
+        self,
+        params: GenerationDefaults,
+        *,
+        deadline_ms: int | None = None,
+        on_tokens: OnTokens | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Greedy or beam search over all sources set; for each its `num_return_sequences` best, best first.
+
+        What `on_tokens` raises cancels the search and is raised here.
+        """
+        n, n_sources, max_new_tokens = params.num_return_sequences, self._n_sources, params.max_new_tokens
+        c_params, _kept_alive = self._generate_params(params)
+        if deadline_ms is not None:
+            c_params.deadline_ms = max(deadline_ms, 0)
+        if cancellation is not None:
+            c_params.cancel = cancellation.flag
+        callback = _Callback(on_tokens)
+        if on_tokens is not None:
+            handle = ffi.new_handle(callback)
+            c_params.on_tokens, c_params.user = lib.es2s_python_on_tokens, handle
+        tokens = np.empty((n_sources, n, max_new_tokens), np.int32)
+        logprobs = np.empty((n_sources, n, max_new_tokens), np.float32)
+        lens, reasons = np.empty((2, n_sources, n), np.int32)
+        scores = np.empty((n_sources, n), np.float32)
+        status = lib.es2s_session_generate(
+            self._session, c_params, _ints(tokens), _ints(lens), _floats(scores), _floats(logprobs), _ints(reasons)
+        )  # fmt: skip
+        if callback.error is not None:
+            raise callback.error
+        _check(status)
+        return [
+            [
+                Hypothesis(
+                    tuple(tokens[i, j, : lens[i, j]].tolist()),
+                    float(scores[i, j]),
+                    tuple(logprobs[i, j, : lens[i, j]].tolist()),
+                    _FINISH_REASONS[reasons[i, j]],
+                )
+                for j in range(n)
+            ]
+            for i in range(n_sources)
+        ]
+
+    def _generate_params(self, params: GenerationDefaults) -> tuple[Any, tuple[Any, ...]]:
+        """`es2s_generate_params *` and the arrays that it points to."""
+        c_params = ffi.new("es2s_generate_params *")
+        lib.es2s_generate_params_init(self._model, c_params)
+        for name in ("num_beams", "num_return_sequences", "max_new_tokens", "min_new_tokens",
+                     "no_repeat_ngram_size", "repetition_penalty", "length_penalty"):  # fmt: skip
+            setattr(c_params, name, getattr(params, name))
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            token = getattr(params, name)
+            setattr(c_params, name, -1 if token is None else token)
+        c_params.early_stopping = _EARLY_STOPPING[params.early_stopping]
+        suppress = ffi.new("int32_t[]", params.suppress_tokens)
+        words = ffi.new("int32_t[]", [token for word in params.bad_words_ids for token in word])
+        lens = ffi.new("int32_t[]", [len(word) for word in params.bad_words_ids])
+        c_params.suppress_tokens, c_params.n_suppress_tokens = suppress, len(suppress)
+        c_params.bad_words_ids, c_params.bad_words_lens, c_params.n_bad_words = words, lens, len(lens)
+        return c_params, (suppress, words, lens)
+
+    def close(self) -> None:
+        """Frees the memory now; the session can do nothing any more."""
+        if self._session != ffi.NULL:
+            ffi.release(self._session)
+            self._session = ffi.NULL
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Callback:
+    """What `user` of es2s_on_tokens points to. C cannot raise, so an exception waits here until the search ends."""
+
+    def __init__(self, on_tokens: OnTokens | None) -> None:
+        self.on_tokens = on_tokens
+        self.error: BaseException | None = None
+
+
+@ffi.def_extern(name="es2s_python_on_tokens", error=1)  # type: ignore[untyped-decorator]  # cffi's edge
+def _on_tokens(user: Any, row: int, tokens: Any, n: int) -> int:
+    callback: _Callback = ffi.from_handle(user)
+    assert callback.on_tokens is not None
+    try:
+        callback.on_tokens(row, ffi.unpack(tokens, n))
+    except BaseException as error:  # KeyboardInterrupt too: it is raised when the search has returned
+        callback.error = error
+        return 1
+    return 0
+
+
+def _ints(array: npt.NDArray[np.int32]) -> Any:
+    return ffi.from_buffer("int32_t[]", array)
+
+
+def _floats(array: Floats) -> Any:
+    return ffi.from_buffer("float[]", array)
+
+
+def _check(status: int) -> None:
+    if status == lib.ES2S_OK:
+        return
+    message = ffi.string(lib.es2s_last_error()).decode()
+    if status == lib.ES2S_OUT_OF_MEMORY:
+        raise MemoryError(message)
+    if status in (lib.ES2S_INVALID_ARGUMENT, lib.ES2S_CAPACITY, lib.ES2S_UNSUPPORTED_CPU):
+        raise ValueError(message)
+    if status in (lib.ES2S_BAD_FORMAT, lib.ES2S_UNSUPPORTED_VERSION):
+        raise BundleError(WEIGHTS, "weights that the decoder can load", message)
+    raise CoreError(status, message)
