@@ -62,7 +62,7 @@ _JSON_MARK = re.compile(
     rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},:]', re.DOTALL
 )  # a string, or a mark outside of strings
 # Bytes that json.loads and its hooks need at most for what starts with this character (CPython, 64 bits).
-_JSON_BYTES = {b'"': 64, b"[": 128, b"]": 0, b"{": 256, b"}": 0, b",": 48, b":": 192}
+_JSON_BYTES = {b'"': 64, b"[": 128, b"]": 0, b"{": 256, b"}": 0, b",": 40, b":": 192}
 _EARLY_STOPPING: tuple[bool | Literal["never"], ...] = (
     False,
     True,
@@ -293,12 +293,12 @@ def parse_json(data: bytes | memoryview, file: str, max_size: int) -> object:
     """
     if len(data) > max_size:
         raise BundleError(file, f"at most {max_size} bytes", f"{len(data)} bytes")
-    # Python stores all characters of a text as wide as its widest; text and strings exist at one time.
+    # Python stores all characters of a text as wide as its widest; the text exists beside the strings in it.
     width = 4 if _WIDE.search(data) else 2 if _NOT_ASCII.search(data) else 1
-    needed, depth = 2 * width * len(data), 0
+    needed, depth = width * len(data), 0
     for mark in _JSON_MARK.finditer(data):
         kind = mark[0][:1]
-        needed += _JSON_BYTES[kind]
+        needed += _JSON_BYTES[kind] + width * (len(mark[0]) - 1)
         depth += (kind in b"[{") - (kind in b"]}")
         if depth > MAX_JSON_DEPTH:
             raise BundleError(
@@ -649,7 +649,8 @@ def write_bundle(
             for name, data in contents.items():
                 _write_file(temporary / name, [data])
             _sync(temporary)
-        open_bundle(temporary).close()
+        with open_bundle(temporary) as written:
+            written.golden()
         _check_target(path, replace)
         _move(temporary, path)
     finally:
