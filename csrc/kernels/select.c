@@ -8,10 +8,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-#define CPUID_1_ECX_OSXSAVE (1u << 27)
-#define CPUID_7_EBX_AVX2    (1u << 5)
-#define CPUID_7_EBX_AVX512  (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) /* F, DQ, BW, VL: the build's flags  \
-                                                                         */
+#define CPUID_1_ECX_OSXSAVE     (1u << 27)
+#define CPUID_7_EBX_AVX2        (1u << 5)
+#define CPUID_7_EBX_AVX512      (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) /* F, DQ, BW, VL */
 #define CPUID_7_ECX_AVX512_VNNI (1u << 11)
 #define XCR0_AVX                0x06u /* the operating system saves xmm and ymm registers, */
 #define XCR0_AVX512             0xE6u /* and mask and zmm registers */
