@@ -1,0 +1,221 @@
+"""Every attack is refused with an error that says what and where, at little cost, touching nothing else."""
+
+import gc
+import os
+import random
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hostile_files
+import hostile_manifest
+import hostile_weights
+import hostile_zip
+import hypothesis.strategies as st
+import pytest
+from hostile import ATTACKS, BUNDLE, MANIFEST, VALID, VALID_ZIP, WEIGHTS, write_archive, write_folder
+from hypothesis import given, settings
+
+from edge_s2s.bundle import open_bundle
+from edge_s2s.errors import BundleError
+
+MODULES = (hostile_files, hostile_manifest, hostile_weights, hostile_zip)  # importing them fills ATTACKS
+FORMS = {
+    "directory": lambda folder: write_folder(folder, VALID),
+    "es2s": lambda f: write_archive(f, VALID_ZIP),
+}
+opened: list[str] | None = None  # paths, while a test collects them
+
+
+def note_open(event: str, args: tuple) -> None:
+    if event == "open" and opened is not None:
+        opened.append(os.fsdecode(args[0]) if isinstance(args[0], str | bytes) else repr(args[0]))
+
+
+sys.addaudithook(note_open)  # for the life of the process: a hook cannot be removed
+
+
+@contextmanager
+def opened_paths() -> Iterator[list[str]]:
+    """Collects what is opened within."""
+    global opened
+    opened = paths = []
+    try:
+        yield paths
+    finally:
+        opened = None
+
+
+def refusal(path: Path) -> BundleError:
+    """The BundleError that opening raises."""
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path)
+    return caught.value
+
+
+def size_of(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
+    return sum(file.lstat().st_size for file in files)
+
+
+def test_there_are_more_than_a_hundred_attacks_of_every_kind():
+    assert all(
+        sum(kind in name for name in ATTACKS) >= 5
+        for kind in ("in place of", "manifest,", "weights,", "zip,")
+    )
+    assert len(ATTACKS) >= 600
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_attacks_spoil_is_valid(form, tmp_path):
+    path = FORMS[form](tmp_path)
+    with opened_paths() as paths, open_bundle(path) as bundle:
+        assert len(bundle.golden()) == 8
+    assert paths, "the hook sees no file being opened"
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_refused(name, tmp_path):
+    path = ATTACKS[name].build(tmp_path)
+    if path.is_dir():
+        files = {file.name: file for file in path.iterdir()}
+        assert files.keys() != VALID.keys() or not all(
+            file.is_file() and not file.is_symlink() and file.read_bytes() == VALID[name]
+            for name, file in files.items()
+        )
+    elif path.is_file():
+        assert path.read_bytes() != VALID_ZIP
+
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        with opened_paths() as paths:
+            error = refusal(path)
+        seconds = time.perf_counter() - start
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert error.file == (str(path) if ATTACKS[name].file == BUNDLE else ATTACKS[name].file)
+    assert error.expected.strip()
+    assert error.found.strip()
+    assert error.expected != error.found
+    assert str(error).startswith(f"{error.file}: ")
+    assert str(error).isprintable()
+    assert len(str(error)) < 1000
+    assert seconds < 2
+    assert peak <= 2 * size_of(path) + (1 << 20)
+    assert set(paths) <= {str(path), *VALID}  # a bare name is relative to the open directory
+
+
+def test_refusing_leaks_no_file_descriptor(tmp_path):
+    def n_open() -> int:
+        gc.collect()
+        return sum(1 for _ in Path("/dev/fd").iterdir())
+
+    before = n_open()
+    for i, attack in enumerate(ATTACKS.values()):
+        (folder := tmp_path / str(i)).mkdir()
+        refusal(attack.build(folder))
+    assert n_open() == before
+
+
+def test_every_truncated_archive_is_refused(tmp_path):
+    path = write_archive(tmp_path, VALID_ZIP)
+    for length in reversed(range(len(VALID_ZIP))):
+        os.truncate(path, length)
+        refusal(path)
+
+
+def count_refused_flips(path: Path, data: bytes, bits: Iterator[int]) -> int:
+    """Flips each bit of the file at `path` in its place, demands a refusal, and flips it back."""
+    count = 0
+    with path.open("r+b", buffering=0) as file:
+        for count, bit in enumerate(bits, 1):  # noqa: B007
+            byte = data[bit // 8]
+            file.seek(bit // 8)
+            file.write(bytes([byte ^ 1 << bit % 8]))
+            refusal(path.parent if path.suffix != ".es2s" else path)
+            file.seek(bit // 8)
+            file.write(bytes([byte]))
+    return count
+
+
+TABLES_END = hostile_weights.DATA_AT[hostile_weights.FIRST]  # header, keys and tensor entries
+
+
+@pytest.mark.parametrize(
+    ("form", "victim", "n_bytes", "step"),
+    [
+        pytest.param("directory", MANIFEST, len(VALID[MANIFEST]), 5, id="manifest"),
+        pytest.param("directory", WEIGHTS, TABLES_END, 41, id="header and tables of the weights"),
+        pytest.param("es2s", None, len(VALID_ZIP), 71, id="whole archive"),
+        pytest.param(
+            "directory", MANIFEST, len(VALID[MANIFEST]), 1, id="manifest, all", marks=pytest.mark.release
+        ),
+        pytest.param("directory", WEIGHTS, TABLES_END, 1, id="weights, all", marks=pytest.mark.release),
+        pytest.param("es2s", None, len(VALID_ZIP), 1, id="archive, all", marks=pytest.mark.release),
+    ],
+)
+def test_every_flipped_bit_is_noticed(form, victim, n_bytes, step, tmp_path):
+    """A step that 8 does not divide visits all bit positions."""
+    path = FORMS[form](tmp_path)
+    file = path / victim if victim else path
+    assert (
+        count_refused_flips(file, file.read_bytes(), iter(range(0, 8 * n_bytes, step))) >= 8 * n_bytes // step
+    )
+    open_bundle(path).close()  # everything was flipped back
+
+
+@given(st.binary(max_size=3000))
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_raise_bundle_errors(tmp_path_factory, data):
+    refusal(write_archive(tmp_path_factory.mktemp("random"), data))
+
+
+@pytest.mark.parametrize("n_mutants", [2000, pytest.param(200_000, marks=pytest.mark.release)])
+def test_random_damage_behind_valid_hashes_loads_or_raises_bundle_errors(n_mutants, tmp_path):
+    """Mutates tables and tensors of the weights, then repairs every hash, so that only meaning can refuse."""
+    choose = random.Random(n_mutants)
+    interesting = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        7,
+        8,
+        63,
+        64,
+        65,
+        127,
+        128,
+        255,
+        1 << 16,
+        1 << 31,
+        (1 << 32) - 1,
+        1 << 62,
+        (1 << 64) - 1,
+    ]
+    path = write_folder(tmp_path, VALID)
+    n_loaded = 0
+    for _ in range(n_mutants):
+        data = bytearray(VALID[WEIGHTS])
+        for _ in range(choose.choice([1, 1, 2, 3])):
+            size = choose.choice([1, 4, 8])
+            at = (
+                choose.choice([choose.randrange(16, TABLES_END), choose.randrange(TABLES_END, len(data))])
+                // size
+                * size
+            )
+            data[at : at + size] = (choose.choice(interesting) % (1 << 8 * size)).to_bytes(size, "little")
+        hostile_weights.write_repaired(path, bytes(data))
+        try:
+            open_bundle(path).close()
+        except BundleError:
+            continue
+        n_loaded += 1
+    assert 0 < n_loaded < n_mutants / 2, "the mutants are all harmless, or the seals are not repaired"
