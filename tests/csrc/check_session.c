@@ -214,11 +214,12 @@ static void a_new_source_restarts_its_rows_and_no_others(void) {
 static void restarted_sources_may_have_another_number_of_beams(void) {
     fixture f = load(tiny_defaults(), 1, NULL);
     es2s_session *session = create(&f, 2, 4);
-    const int32_t tokens[8] = {0}, two_of_four[] = {0, 3, 4, 4};
+    const int32_t tokens[8] = {0}, same[] = {0, 1, 2, 3, 4, 5, 6, 7}, two_of_four[] = {0, 3, 4, 4};
     float logits[8 * 37], alone[37];
     set_source(&f, session, 0, 0);
     set_source(&f, session, 1, 1);
     SUCCEEDS(es2s_session_step(session, tokens, 8, logits));
+    SUCCEEDS(es2s_session_reorder_cache(session, same, 8));
     SUCCEEDS(es2s_session_reorder_cache(session, two_of_four, 4));
     SUCCEEDS(es2s_session_step(session, tokens, 4, logits));
     set_source(&f, session, 0, 2);
