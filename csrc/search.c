@@ -418,6 +418,5 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
     }
     for (int32_t i = 0; i < search.n_active; i++)
         close_source(&search, &search.active[i]);
-    es2s_decoder_begin(s);
     return ES2S_OK;
 }

@@ -1,0 +1,316 @@
+"""Search and rules against transformers' generate(): the same tokens, scores and log-probabilities.
+
+Random T5 models decode batches of unequal sources. A *run* is one source under one combination of options on one
+model; a combination is a search and rules. It counts only if its rules change the first sequence of >= 30 % of
+its runs compared with the same search without rules, so none could be missing unnoticed.
+
+Cross-attention keys and values come from torch, so a difference is the decoder's or the search's.
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_models import EOS, KINDS, TinyModel, random_t5
+
+TOLERANCE = 1e-3  # of scores and log-probabilities; measured: below 2e-5, float32 sums in another order
+TIE_MARGIN = 1e-4
+MAX_TIES = 0.005  # of all runs
+MIN_CHANGED = 0.3  # of a combination's runs
+MIN_COMBINATIONS = 60
+N_SOURCES = 6  # a batch
+
+MODELS = [("t5", 0), ("t5-untied", 1), ("t5-v1.1", 2), ("t5-v1.1-tied", 3), ("t5-silu", 4), ("t5", 5)]
+RELEASE_MODELS = list(itertools.product(KINDS, range(100, 108)))
+REPORT = Path(__file__).parent.parent / "reports" / "search_parity.json"
+
+Tokens = Sequence[int]
+Options = dict[str, Any]  # names and values of generate()
+
+
+def beams(n: int, length_penalty: float, early_stopping: bool | str, n_return: int = 1) -> Options:
+    return {
+        "num_beams": n,
+        "length_penalty": length_penalty,
+        "early_stopping": early_stopping,
+        "num_return_sequences": n_return,
+        **MANY_NEW_TOKENS,
+    }
+
+
+MANY_NEW_TOKENS = {"max_new_tokens": 14}
+FEW_NEW_TOKENS = {"max_new_tokens": 5}  # so that most sequences get to the end that a forced EOS changes
+GREEDY: Options = {"num_beams": 1, **MANY_NEW_TOKENS}
+# Without rules: every kind of beam search.
+PLAIN = [
+    beams(n, length_penalty, early_stopping, n_return=n)
+    for n, length_penalty, early_stopping in itertools.product(
+        (2, 3, 4, 8), (0.6, 1.0, 2.0, -0.7), (False, True, "never")
+    )
+]
+# With rules: each rule under greedy search and under three of these in turn.
+RULED = [
+    beams(2, 0.6, False, n_return=2),
+    beams(3, 1.0, True, n_return=3),
+    beams(4, 2.0, "never"),
+    beams(8, 1.0, False, n_return=3),
+    beams(2, 2.0, True),
+    beams(3, -0.7, False, n_return=2),
+    beams(4, 0.6, True, n_return=4),
+]
+
+
+def most_common(n: int, count: int, outputs: Iterable[Tokens]) -> list[Tokens]:
+    """The n-grams that occur most often; a single EOS is no candidate."""
+    ngrams = Counter(
+        ngram
+        for ids in outputs
+        for ngram in zip(*(ids[i:] for i in range(n)), strict=False)
+        if ngram != (EOS,)
+    )
+    return [list(ngram) for ngram, _ in ngrams.most_common(count)]
+
+
+def bad_words(**count_of: int) -> Callable[[list[Tokens]], Options]:
+    lengths = {"single": 1, "pairs": 2, "triples": 3}
+    return lambda outputs: {
+        "bad_words_ids": [
+            word for name, count in count_of.items() for word in most_common(lengths[name], count, outputs)
+        ]
+    }
+
+
+def fixed(**options: Any) -> Callable[[list[Tokens]], Options]:
+    return lambda outputs: options
+
+
+def suppress(outputs: list[Tokens]) -> Options:
+    return {"suppress_tokens": [token for (token,) in most_common(1, 5, outputs)]}
+
+
+# Options from what the same search gives without them, so that they forbid what would have come.
+RULES: dict[str, Callable[[list[Tokens]], Options]] = {
+    "penalty": fixed(repetition_penalty=1.8),
+    "reward": fixed(repetition_penalty=0.6),
+    "1-gram": fixed(no_repeat_ngram_size=1),
+    "2-gram": fixed(no_repeat_ngram_size=2),
+    "3-gram": fixed(no_repeat_ngram_size=3),
+    "bad-tokens": bad_words(single=6),
+    "bad-pairs": bad_words(pairs=15),
+    "bad-triples": bad_words(triples=15),
+    "bad-words": bad_words(single=2, pairs=6, triples=4),
+    "suppress": suppress,
+    "min-new": fixed(min_new_tokens=13),
+    "min-length": fixed(min_length=12),
+    "bos": fixed(forced_bos_token_id=7),
+    "eos": fixed(forced_eos_token_id=EOS),
+    "max-length": fixed(max_length=6),
+}
+ALONE = [(name,) for name in RULES]
+PAIRS = [
+    ("penalty", "2-gram"),
+    ("penalty", "min-new"),
+    ("penalty", "bad-pairs"),
+    ("reward", "2-gram"),
+    ("2-gram", "min-new"),
+    ("1-gram", "suppress"),
+    ("bad-words", "3-gram"),
+    ("bad-words", "min-length"),
+    ("suppress", "min-new"),
+    ("bos", "2-gram"),
+    ("bos", "bad-pairs"),
+    ("bos", "eos"),
+    ("eos", "penalty"),
+    ("eos", "bad-tokens"),
+]
+
+
+@dataclass
+class Combination:
+    """A search, rules, and what came of it."""
+
+    search: Options
+    rules: tuple[str, ...] = ()
+    n_runs: int = 0
+    n_changed: int = 0
+    n_ties: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return " ".join([*(f"{key}={value}" for key, value in self.search.items()), *self.rules])
+
+    @property
+    def counts(self) -> bool:
+        return bool(self.rules) and self.n_changed >= MIN_CHANGED * self.n_runs
+
+
+def all_combinations() -> list[Combination]:
+    ruled = itertools.cycle(RULED)
+    return [Combination(GREEDY), *map(Combination, PLAIN)] + [
+        Combination(search | (FEW_NEW_TOKENS if "eos" in rules else {}), rules)
+        for rules in ALONE + PAIRS
+        for search in (GREEDY, *itertools.islice(ruled, 3))
+    ]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A sequence of transformers'."""
+
+    token_ids: tuple[int, ...]
+    score: float
+    token_logprobs: list[float]
+    margins: list[float]
+    """Greedy: for each step, by how much the best token beats the second one. Beams: empty."""
+
+
+def transformers_search(model: TinyModel, sources: list[Tokens], options: Options) -> list[list[Reference]]:
+    """One call of generate() for the whole padded batch; for each source its sequences."""
+    length = max(map(len, sources))
+    out = model.hf.generate(
+        input_ids=torch.tensor([ids + [0] * (length - len(ids)) for ids in sources]),
+        attention_mask=torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in sources]),
+        do_sample=False,
+        output_logits=True,
+        output_scores=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    logprobs = torch.stack(out.logits).log_softmax(dim=-1).numpy()  # [n_steps, n_rows, vocab_size]
+    best_two = torch.stack(out.scores).topk(2).values.numpy()  # [n_steps, n_rows, 2]
+    references = []
+    for i, padded in enumerate(out.sequences[:, 1:].tolist()):
+        ids = padded[: padded.index(EOS) + 1] if EOS in padded else padded
+        steps = range(len(ids))
+        if options["num_beams"] == 1:
+            token_logprobs = logprobs[steps, i, ids]
+            margins = (best_two[steps, i, 0] - best_two[steps, i, 1]).tolist()
+            score = token_logprobs.sum() / len(ids)
+        else:
+            token_logprobs = logprobs[steps, out.beam_indices[i, : len(ids)], ids]
+            margins = []
+            score = out.sequences_scores[i]
+        references.append(Reference(tuple(ids), float(score), token_logprobs.tolist(), margins))
+    n_return = len(references) // len(sources)
+    return [references[i * n_return : (i + 1) * n_return] for i in range(len(sources))]
+
+
+def in_our_words(options: Options) -> Options:
+    """`max_length` and `min_length` count the start token; we have `max_new_tokens` and `min_new_tokens`."""
+    names = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
+    return {names.get(name, name): value - 1 if name in names else value for name, value in options.items()}
+
+
+def is_tie(ours: Any, reference: Reference) -> bool:
+    """Whether a difference is a choice between equals: of tokens, or under beam search of hypotheses."""
+    if not reference.margins:
+        return abs(ours.score - reference.score) < TIE_MARGIN
+    pairs = zip(ours.token_ids, reference.token_ids, reference.margins, strict=False)
+    return next((margin for a, b, margin in pairs if a != b), np.inf) < TIE_MARGIN
+
+
+def compare(ours: list[Any], references: list[Reference]) -> tuple[str, bool]:
+    """What differs in a run, empty if nothing does; and whether that is a tie."""
+    for i, (a, b) in enumerate(zip(ours, references, strict=True)):
+        if a.token_ids != b.token_ids:
+            return f"sequence {i}: {a.token_ids} instead of {b.token_ids}", is_tie(a, b)
+        if not np.allclose(a.score, b.score, rtol=0, atol=TOLERANCE):
+            return f"sequence {i}: score {a.score} instead of {b.score}", False
+        if not np.allclose(a.token_logprobs, b.token_logprobs, rtol=0, atol=TOLERANCE):
+            return f"sequence {i}: log-probabilities {a.token_logprobs} instead of {b.token_logprobs}", False
+    return "", False
+
+
+def run(combinations: list[Combination], model: TinyModel, seed: int) -> None:
+    """Adds a batch of one model to every combination."""
+    rng = np.random.default_rng(seed)
+    sources = [
+        rng.integers(2, model.hf.config.vocab_size, size=rng.integers(1, 24)).tolist()
+        for _ in range(N_SOURCES)
+    ]
+    cross_kvs = [model.cross_kv(ids) for ids in sources]
+    without_rules: dict[str, list[list[Reference]]] = {}
+    for combination in combinations:
+        options = dict(combination.search)
+        if str(options) not in without_rules:
+            without_rules[str(options)] = transformers_search(model, sources, options)
+        plain = references = without_rules[str(options)]
+        if combination.rules:
+            outputs = [reference.token_ids for source in plain for reference in source]
+            for name in combination.rules:
+                options |= RULES[name](outputs)
+            if "max_length" in options:
+                del options["max_new_tokens"]
+            references = transformers_search(model, sources, options)
+        for i, ours in enumerate(model.generate(cross_kvs, **in_our_words(options))):
+            difference, tie = compare(ours, references[i])
+            combination.n_runs += 1
+            combination.n_changed += references[i][0].token_ids != plain[i][0].token_ids
+            combination.n_ties += tie
+            if difference and not tie:
+                combination.differences.append(f"{combination.name}, source {i}: {difference}")
+
+
+def check(combinations: list[Combination]) -> str:
+    """A summary of many runs. Fails if a run differs and is no tie, or if there are too many ties."""
+    n_runs = sum(combination.n_runs for combination in combinations)
+    n_ties = sum(combination.n_ties for combination in combinations)
+    counting = [combination for combination in combinations if combination.counts]
+    ruled = [combination for combination in combinations if combination.rules]
+    summary = (
+        f"{n_runs} runs, {n_ties} ties; of {len(ruled)} combinations with rules {len(counting)} count; "
+        f"{len(combinations) - len(ruled)} without rules"
+    )
+    print(summary)
+    for combination in ruled:
+        if not combination.counts:
+            print(
+                f"does not count, {combination.n_changed} of {combination.n_runs} changed: {combination.name}"
+            )
+    differences = [difference for combination in combinations for difference in combination.differences]
+    assert not differences, f"{len(differences)} of {summary}\n" + "\n".join(differences[:20])
+    assert n_ties <= MAX_TIES * n_runs, summary
+    assert len(counting) >= MIN_COMBINATIONS, summary
+    return summary
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Matrices this small are far slower with two, all the more if the machine is busy."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_search_agrees_with_transformers_in_tokens_scores_and_logprobs():
+    combinations = all_combinations()
+    for kind, seed in MODELS:
+        run(combinations, random_t5(kind, seed), seed)
+    check(combinations)
+
+
+@pytest.mark.release
+@pytest.mark.usefixtures("one_torch_thread")
+def test_search_agrees_with_transformers_for_many_models():
+    combinations = all_combinations()
+    for kind, seed in RELEASE_MODELS:
+        run(combinations, random_t5(kind, seed), seed)
+    summary = check(combinations)
+    REPORT.parent.mkdir(exist_ok=True)
+    rows = [
+        {"combination": c.name, "runs": c.n_runs, "changed_by_rules": c.n_changed, "ties": c.n_ties}
+        for c in combinations
+    ]
+    report = {"summary": summary, "models": len(RELEASE_MODELS), "combinations": rows}
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
