@@ -58,14 +58,19 @@ class Hypothesis:
 
 
 class Cancellation:
-    """Ends a running `generate` within one step; any thread may call `cancel`."""
+    """Ends a running `generate` within one step; any thread may call `cancel`, for good."""
 
     def __init__(self) -> None:
         self.flag = ffi.new("int32_t *")
 
     def cancel(self) -> None:
-        """Cancels, for good."""
+        """Sets the flag."""
         self.flag[0] = 1
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was set."""
+        return bool(self.flag[0])
 
 
 def supported_isas() -> list[str]:
@@ -77,8 +82,8 @@ def supported_isas() -> list[str]:
 class DecoderModel:
     """The immutable weights of a decoder; any number of threads may share it.
 
-    `weights` are the bytes of decoder.weights. They are used in place and kept alive as long as the model or a
-    session of it lives. `num_threads` may work on one call, the caller's included. `isa` forces a kernel set;
+    `weights` are the bytes of decoder.weights; used in place and kept alive as long as the model or a
+    session of it lives. `num_threads` may work on one call, the caller's included. `isa` forces a kernel set,
     None takes the widest that the CPU has. `verify=False` skips the SHA-256, for bytes already verified.
     """
 
@@ -189,9 +194,8 @@ class DecoderSession:
         logprobs = np.empty((n_sources, n, max_new_tokens), np.float32)
         lens, reasons = np.empty((2, n_sources, n), np.int32)
         scores = np.empty((n_sources, n), np.float32)
-        status = lib.es2s_session_generate(
-            self._session, c_params, _ints(tokens), _ints(lens), _floats(scores), _floats(logprobs), _ints(reasons)
-        )  # fmt: skip
+        outputs = (_ints(tokens), _ints(lens), _floats(scores), _floats(logprobs), _ints(reasons))
+        status = lib.es2s_session_generate(self._session, c_params, *outputs)
         if callback.error is not None:
             raise callback.error
         _check(status)
@@ -240,7 +244,7 @@ class DecoderSession:
 
 
 class _Callback:
-    """What `user` of es2s_on_tokens points to. C cannot raise, so an exception waits here until the search ends."""
+    """What `user` of es2s_on_tokens points to. C cannot raise: exceptions wait here for the search to end."""
 
     def __init__(self, on_tokens: OnTokens | None) -> None:
         self.on_tokens = on_tokens

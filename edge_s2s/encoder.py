@@ -1,0 +1,147 @@
+"""The encoder: embeddings in, cross-attention keys and values out, by ONNX Runtime.
+
+A source runs alone, at its exact length: activations are quantized with one scale per tensor, so padding
+or neighbours would change the answer. Session settings that are silently wrong or slow otherwise:
+
+* the optimisation level is pinned, because it changes bits and, below EXTENDED, x64quantprecision is ignored;
+* `session.x64quantprecision` where int8 products saturate (x86 without VNNI), and only there: it costs 3.5x;
+* `mlas.disable_kleidiai`, because on CPUs with SME that path quantizes differently and was seen to be wrong;
+* no spinning: waiting threads would take CPU time from the decoder and from everybody else on the device;
+* the arena stays on: without it, peak memory for 1000 tokens is 100 to 280 MB higher.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edge_s2s.bundle import Bundle
+from edge_s2s.errors import BundleError, ProviderError
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+CPU = "CPUExecutionProvider"
+_Shapes: TypeAlias = dict[str, list[str | int | None]]  # a text is a dynamic axis, None any axis
+_SILENT = 4  # ONNX Runtime's log severity "fatal": what fails raises
+
+
+class Encoded(NamedTuple):
+    """What the encoder computes once for each source."""
+
+    cross_kv: Floats
+    """float32 [n_layers, 2 (K, V), n_heads, source_len, d_head], one pair for each decoder layer"""
+    mean_hidden: Floats
+    """float32 [d_encoder], mean of the last hidden states over the source"""
+
+
+class Encoder:
+    """The encoder of an open bundle; any number of threads may share it.
+
+    `num_threads` work on one call. `providers` are execution providers in the order of preference; if one of
+    them is not what runs, ProviderError.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, num_threads: int = 1, providers: Sequence[str] | None = None
+    ) -> None:
+        file = next(encoder.file for encoder in bundle.manifest.encoders if encoder.kind == "onnx")
+        requested = list(providers or [CPU])
+        available = ort.get_available_providers()
+        if missing := [provider for provider in requested if provider not in available]:
+            known = ", ".join(available)
+            raise ProviderError(f"asked for {', '.join(missing)}; this ONNX Runtime has {known}")
+        options = _session_options(num_threads)
+        if _products_saturate():
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        self._session = _open_session(bytes(bundle.read(file)), options, requested, file)
+        self.providers = tuple(self._session.get_providers())
+        if [*self.providers[: len(requested)]] != requested:
+            raise ProviderError(f"asked for {', '.join(requested)}; got {', '.join(self.providers)}")
+        dims = bundle.manifest.dimensions
+        inputs: _Shapes = {"inputs_embeds": ["batch", "sequence", dims.d_model]}
+        outputs: _Shapes = {
+            "cross_kv": ["batch", dims.n_layers, 2, dims.n_heads, "sequence", dims.d_head],
+            "mean_hidden": ["batch", None],
+        }
+        _check_nodes(file, "input", self._session.get_inputs(), inputs)
+        _check_nodes(file, "output", self._session.get_outputs(), outputs)
+
+    def run(self, inputs_embeds: Floats) -> Encoded:
+        """Encodes one source, float32 [source_len, d_model]."""
+        feeds = {"inputs_embeds": inputs_embeds[np.newaxis]}
+        cross_kv, mean_hidden = self._session.run(["cross_kv", "mean_hidden"], feeds)
+        return Encoded(cross_kv[0], mean_hidden[0])
+
+
+def _check_nodes(file: str, kind: str, found: Sequence[ort.NodeArg], expected: _Shapes) -> None:
+    """Compares names, types and shapes of inputs or outputs."""
+    if sorted(node.name for node in found) != sorted(expected):
+        names = ", ".join(ascii(node.name) for node in found)
+        raise BundleError(file, f"{kind}s {', '.join(expected)}", names[:200])
+    for node in found:
+        shape = expected[node.name]
+        fits = len(node.shape) == len(shape) and all(
+            want is None or (isinstance(size, str) if isinstance(want, str) else size == want)
+            for want, size in zip(shape, node.shape, strict=True)
+        )
+        if node.type != "tensor(float)" or not fits:
+            wanted = f"{kind} {node.name} as tensor(float) {['n' if s is None else s for s in shape]}"
+            raise BundleError(file, wanted, f"{node.type} {node.shape}"[:200])
+
+
+def _session_options(num_threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # plans for one shape; here every source has its own
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("mlas.disable_kleidiai", "1")
+    return options
+
+
+def _open_session(
+    model: bytes, options: ort.SessionOptions, providers: list[str], file: str
+) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(model, options, providers=providers, enable_fallback=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # ONNX Runtime's many kinds have no base of their own
+        raise BundleError(file, "a graph that ONNX Runtime loads", str(error)[:300]) from error
+
+
+@functools.cache
+def _products_saturate() -> bool:
+    """Whether uint8 x int8 products saturate at 16 bits on this CPU, found by multiplying the largest."""
+    n_in, n_out = 64, 16
+    session = _open_session(_probe_model(n_in, n_out), _session_options(1), [CPU], "the probe model")
+    (product,) = session.run(None, {"a": np.full((1, n_in), 255, np.uint8)})  # int32 [1, n_out]
+    return bool((product != 255 * 127 * n_in).any())
+
+
+def _probe_model(n_in: int, n_out: int) -> bytes:
+    """An ONNX model: y = MatMulInteger(a uint8 [1, n_in], 127 in int8 [n_in, n_out])."""
+
+    def number(field: int, value: int) -> bytes:  # of protobuf, below 128
+        return bytes([field << 3, value])
+
+    def text(field: int, value: bytes) -> bytes:
+        size = len(value)
+        return bytes([field << 3 | 2, size & 127 | 128, size >> 7]) + value
+
+    def tensor(name: bytes, dtype: int, n_columns: int) -> bytes:  # ValueInfoProto
+        shape = text(1, number(1, 1)) + text(1, number(1, n_columns))
+        return text(1, name) + text(2, text(1, number(1, dtype) + text(2, shape)))
+
+    uint8, int8, int32 = 2, 3, 6
+    weights = number(1, n_in) + number(1, n_out) + number(2, int8)
+    weights += text(8, b"b") + text(9, bytes([127]) * (n_in * n_out))
+    node = text(1, b"a") + text(1, b"b") + text(2, b"y") + text(4, b"MatMulInteger")
+    graph = text(1, node) + text(2, b"probe") + text(5, weights)
+    graph += text(11, tensor(b"a", uint8, n_in)) + text(12, tensor(b"y", int32, n_out))
+    return number(1, 8) + text(7, graph) + text(8, number(2, 17))  # IR version 8, operator set 17

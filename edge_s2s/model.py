@@ -1,0 +1,432 @@
+"""Load a bundle, and turn texts into texts.
+
+    with edge_s2s.load("bundle.es2s") as model:
+        [[generation]] = model.generate(["..."], GenerationOptions(num_beams=4))
+        for piece in model.stream("..."): ...
+        model.summarize(document_of_any_length).text
+
+Every call has its own decoding session, so threads can share a model. Every source is encoded alone, so its
+answer does not depend on its neighbours.
+"""
+
+import dataclasses
+import operator
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Self, TypeVar
+
+from edge_s2s import documents
+from edge_s2s.bundle import TOKENIZER, GenerationDefaults, Manifest, open_bundle
+from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis
+from edge_s2s.encoder import Encoder
+from edge_s2s.errors import BundleError, InputTooLongError
+from edge_s2s.generation import FinishReason, Generation, GenerationOptions, GenerationStats
+from edge_s2s.threads import MAX_THREADS, default_num_threads
+from edge_s2s.tokenizer import TextStream, Tokenizer
+from edge_s2s.weights import FILE as WEIGHTS
+
+MAX_BATCH_SIZE = 1024
+
+T = TypeVar("T")
+
+
+def default_bundle_path() -> Path:
+    """Where the bundle that ships with the package lies; a build may leave it out."""
+    return Path(__file__).parent / "bundles" / "default.es2s"
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    num_threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    isa: str | None = None,
+) -> "Seq2SeqModel":
+    """Opens a bundle, a directory or an .es2s; without `path`, the one that ships with the package.
+
+    `num_threads` work on one call; None is `EDGE_S2S_NUM_THREADS`, or else the performance cores, 4 at most.
+    `providers` are ONNX Runtime's execution providers for the encoder, by default the CPU's; if one of them
+    does not run, ProviderError. `isa` forces the decoder's kernel set. Whatever is wrong with the bundle is a
+    BundleError; its files must not change while the model is open.
+    """
+    if path is None and not default_bundle_path().exists():
+        raise BundleError(
+            "default bundle", str(default_bundle_path()), "no such file",
+            hint="this edge_s2s was built without it: name a bundle, which edge-s2s-export convert makes",
+        )  # fmt: skip
+    return Seq2SeqModel(path or default_bundle_path(), num_threads=num_threads, providers=providers, isa=isa)
+
+
+class Seq2SeqModel:
+    """An encoder-decoder model, shared by any number of threads; `load` makes it.
+
+    Close it, or use it as a context manager. Calls that run while it is closed still finish.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        num_threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        isa: str | None = None,
+    ) -> None:
+        n_threads = default_num_threads() if num_threads is None else operator.index(num_threads)
+        if not 1 <= n_threads <= MAX_THREADS:
+            raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
+        with open_bundle(path) as bundle:
+            self.manifest: Manifest = bundle.manifest
+            tokenizer = Tokenizer(
+                bundle.read(TOKENIZER),
+                vocab_size=self.manifest.dimensions.vocab_size,
+                prefix=self.manifest.prefix,
+                unk_id=self.manifest.special_tokens.unk,
+            )
+            weights = bundle.read(WEIGHTS)
+            decoder = DecoderModel(weights, num_threads=n_threads, isa=isa, verify=False)  # the bundle did
+            encoder = Encoder(bundle, num_threads=n_threads, providers=providers)
+        self._open_parts: _Parts | None = _Parts(tokenizer, encoder, decoder)
+
+    def encode(self, text: str) -> list[int]:
+        """The input ids of a text, task prefix and control tokens included."""
+        return self._parts.tokenizer.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self._parts.tokenizer.decode(token_ids)
+
+    def generate(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[int]],
+        options: GenerationOptions | None = None,
+        *,
+        truncation: bool = False,
+        batch_size: int = 8,
+    ) -> list[list[Generation]]:
+        """For each text its `num_return_sequences` best results, best first.
+
+        Token ids in the place of a text are taken as they are, without prefix and EOS. `batch_size` sources
+        are decoded together, faster and with the same results. A blank text is a ValueError, one that
+        is too long an InputTooLongError, unless `truncation` cuts it; its results then say `truncated`.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts: expected a list of texts, found one str; write generate([text])")
+        if not 1 <= batch_size <= MAX_BATCH_SIZE:
+            raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
+        job = _Job(self._parts, self._complete(options), _deadline(options), batch_size)
+        names = [f"texts[{i}]" for i in range(len(texts))] if len(texts) > 1 else ["the text"]
+        sources = [self._source(texts[i], names[i], truncation) for i in range(len(texts))]
+        return _run(_in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
+
+    def stream(
+        self, text: str | Sequence[int], options: GenerationOptions | None = None, *, truncation: bool = False
+    ) -> Generator[str, None, Generation]:
+        """Pieces of the best result as soon as they cannot change any more; joined, they are its text.
+
+        Closing the generator ends the work within one decoding step. Its return value is the Generation.
+        """
+        params = dataclasses.replace(self._complete(options), num_return_sequences=1)
+        job = _Job(self._parts, params, _deadline(options))
+        return _stream(job, self._source(text, "the text", truncation))
+
+    def summarize(self, document: str, options: GenerationOptions | None = None) -> Generation:
+        """The best result for a document of any length; `documents` has the rule for long ones."""
+        return _run(self.stream_summary(document, options))
+
+    def stream_summary(
+        self, document: str, options: GenerationOptions | None = None
+    ) -> Generator[str, None, Generation]:
+        """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
+        parts = self._parts
+        params = dataclasses.replace(self._complete(options), num_return_sequences=1)
+        job = _Job(parts, params, _deadline(options))
+        input_ids = self._encode(document, "the document")
+        if len(input_ids) <= min(documents.ONE_PASS_TOKENS, parts.decoder.dims.max_source_len):
+            return _stream(job, _Source(input_ids))
+        return _stream_chunks(job, document)
+
+    def close(self) -> None:
+        """Lets go of weights and threads, after calls that still run; later calls raise ValueError."""
+        self._open_parts = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def _parts(self) -> "_Parts":
+        if self._open_parts is None:
+            raise ValueError("the model is closed")
+        return self._open_parts
+
+    def _complete(self, options: GenerationOptions | None) -> GenerationDefaults:
+        return (options or GenerationOptions()).complete(self.manifest.generation, self.manifest.dimensions)
+
+    def _source(self, text: str | Sequence[int], name: str, truncation: bool) -> "_Source":
+        """Checks a text or token ids; raises a ValueError that begins with `name`."""
+        limit = self.manifest.dimensions.max_source_len
+        if isinstance(text, str):
+            input_ids = self._encode(text, name)
+            if len(input_ids) > limit and truncation:
+                return _Source(self._parts.tokenizer.encode(text, max_len=limit), truncated=True)
+        else:
+            input_ids = self._check_ids(text, name)
+            if len(input_ids) > limit and truncation:
+                return _Source(input_ids[:limit], truncated=True)
+        if len(input_ids) > limit:
+            raise InputTooLongError(
+                f"{name} has {len(input_ids)} tokens, this model reads at most {limit}; "
+                "pass truncation=True to cut it, or use summarize"
+            )
+        return _Source(input_ids)
+
+    def _encode(self, text: str, name: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: expected a str, found {type(text).__name__}")
+        if not text.strip():
+            raise ValueError(f"{name} is blank")
+        return self._parts.tokenizer.encode(text)
+
+    def _check_ids(self, token_ids: Sequence[int], name: str) -> list[int]:
+        is_list = isinstance(token_ids, Iterable) and not isinstance(token_ids, bytes)
+        if not is_list or not all(hasattr(token_id, "__index__") for token_id in token_ids):
+            found = type(token_ids).__name__
+            raise TypeError(f"{name}: expected a str or a list of token ids, found {found}")
+        input_ids = [operator.index(token_id) for token_id in token_ids]
+        if not input_ids:
+            raise ValueError(f"{name} has no token ids")
+        vocab_size = self.manifest.dimensions.vocab_size
+        if wrong := [i for i in input_ids if not 0 <= i < vocab_size]:
+            raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
+        return input_ids
+
+
+@dataclass(frozen=True)
+class _Parts:
+    tokenizer: Tokenizer
+    encoder: Encoder
+    decoder: DecoderModel
+
+
+@dataclass(frozen=True)
+class _Source:
+    input_ids: list[int]
+    truncated: bool = False
+
+
+def _deadline(options: GenerationOptions | None) -> float | None:
+    """The moment on the monotonic clock."""
+    if options is None or options.deadline_ms is None:
+        return None
+    return time.monotonic() + options.deadline_ms / 1000
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call: what it works with and how."""
+
+    parts: _Parts
+    params: GenerationDefaults
+    deadline: float | None
+    batch_size: int = 8
+
+    def run(
+        self,
+        sources: Sequence[_Source],
+        cancellation: Cancellation,
+        on_tokens: Callable[[list[int]], None] | None = None,
+    ) -> list[list[Generation]]:
+        """Results of each source; `on_tokens` gets tokens of the first."""
+        results: list[list[Generation]] = []
+        for start in range(0, len(sources), self.batch_size):
+            results += self._run_batch(sources[start : start + self.batch_size], cancellation, on_tokens)
+        return results
+
+    def _run_batch(
+        self,
+        sources: Sequence[_Source],
+        cancellation: Cancellation,
+        on_tokens: Callable[[list[int]], None] | None,
+    ) -> list[list[Generation]]:
+        encoder, decoder, params = self.parts.encoder, self.parts.decoder, self.params
+        encoder_ms: list[float] = []
+        hypotheses: list[list[Hypothesis]] = []
+        decoder_ms = 0.0
+        max_source_len = max(len(source.input_ids) for source in sources)
+        with decoder.session(
+            len(sources), params.num_beams, max_source_len, params.max_new_tokens
+        ) as session:
+            for row, source in enumerate(sources):
+                if self._ended(cancellation):
+                    break
+                start = time.perf_counter()
+                session.set_source(row, encoder.run(decoder.embed(source.input_ids)).cross_kv)
+                encoder_ms.append(1000 * (time.perf_counter() - start))
+            start = time.perf_counter()
+            if encoder_ms:
+                hypotheses = session.generate(
+                    params,
+                    deadline_ms=self._remaining_ms(),
+                    on_tokens=None if on_tokens is None else lambda _row, tokens: on_tokens(tokens),
+                    cancellation=cancellation,
+                )
+                decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
+        unread = Hypothesis((), 0.0, (), self._ended(cancellation) or "deadline")
+        while len(hypotheses) < len(sources):
+            hypotheses.append([unread] * params.num_return_sequences)
+            encoder_ms.append(0.0)
+        return [
+            [self._generation(source, hypothesis, ms, decoder_ms) for hypothesis in best]
+            for source, best, ms in zip(sources, hypotheses, encoder_ms, strict=True)
+        ]
+
+    def _generation(
+        self, source: _Source, hypothesis: Hypothesis, encoder_ms: float, decoder_ms: float
+    ) -> Generation:
+        return Generation(
+            text=self.parts.tokenizer.decode(hypothesis.token_ids),
+            token_ids=hypothesis.token_ids,
+            score=hypothesis.score,
+            token_logprobs=hypothesis.token_logprobs,
+            finish_reason=hypothesis.finish_reason,
+            truncated=source.truncated,
+            stats=GenerationStats(
+                source_tokens=len(source.input_ids),
+                encoder_ms=encoder_ms,
+                decoder_ms=decoder_ms,
+                isa=self.parts.decoder.isa,
+                num_threads=self.parts.decoder.num_threads,
+                providers=self.parts.encoder.providers,
+            ),
+        )
+
+    def _ended(self, cancellation: Cancellation) -> FinishReason | None:
+        if cancellation.is_cancelled:
+            return "cancelled"
+        return "deadline" if self._remaining_ms() == 0 else None
+
+    def _remaining_ms(self) -> int | None:
+        if self.deadline is None:
+            return None
+        return max(0, round(1000 * (self.deadline - time.monotonic())))
+
+
+def _stream(job: _Job, source: _Source) -> Generator[str, None, Generation]:
+    text = TextStream(job.parts.tokenizer)
+    tokens = _in_thread(lambda cancellation, emit: job.run([source], cancellation, emit)[0][0])
+    try:
+        while True:
+            if piece := text.push(next(tokens)):
+                yield piece
+    except StopIteration as end:
+        generation: Generation = end.value
+    finally:
+        tokens.close()
+    if rest := text.finish():
+        yield rest
+    return generation
+
+
+def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]:
+    tokenizer, decoder = job.parts.tokenizer, job.parts.decoder
+    outputs: list[Generation] = []
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer.tokenize(text))
+
+    def summarize(chunks: Sequence[str], cancellation: Cancellation) -> list[str]:
+        sources = [_Source(tokenizer.encode(chunk)) for chunk in chunks]
+        results = [best for [best] in job.run(sources, cancellation)]
+        outputs.extend(results)
+        return [result.text for result in results]
+
+    chunk_tokens = max(1, min(documents.CHUNK_TOKENS, decoder.dims.max_source_len - tokenizer.overhead))
+    summary = _run(
+        _in_thread(
+            lambda cancellation, _emit: documents.summarize_document(
+                document,
+                lambda chunks: summarize(chunks, cancellation),
+                count_tokens,
+                target_tokens=job.params.max_new_tokens,
+                chunk_tokens=chunk_tokens,
+                overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
+            )
+        )
+    )
+    if text := " ".join(summary.sentences):
+        yield text
+    reasons: Sequence[FinishReason] = ("cancelled", "deadline", "length")
+    stats = dataclasses.replace(
+        outputs[0].stats,
+        source_tokens=sum(output.stats.source_tokens for output in outputs),
+        encoder_ms=sum(output.stats.encoder_ms for output in outputs),
+        decoder_ms=sum(output.stats.decoder_ms for output in outputs),
+        n_chunks=summary.n_chunks,
+        n_levels=summary.n_levels,
+    )
+    return Generation(
+        text=text,
+        token_ids=tuple(tokenizer.tokenize(text)),
+        score=sum(output.score for output in outputs) / len(outputs),
+        token_logprobs=(),
+        finish_reason=next((r for r in reasons if any(o.finish_reason == r for o in outputs)), "eos"),
+        stats=stats,
+    )
+
+
+@dataclass(frozen=True)
+class _Returned:
+    value: object
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+
+
+def _in_thread(
+    work: Callable[[Cancellation, Callable[[list[int]], None]], T],
+) -> Generator[list[int], None, T]:
+    """Runs `work` in a thread; yields what it emits, returns what it returns, raises what it raises.
+
+    The caller stays in Python, so Ctrl-C reaches it at once; leaving the generator cancels the work.
+    """
+    cancellation = Cancellation()
+    messages: SimpleQueue[list[int] | _Returned | _Raised] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            messages.put(_Returned(work(cancellation, messages.put)))
+        except BaseException as error:  # raised again where the result is awaited
+            messages.put(_Raised(error))
+
+    thread = threading.Thread(target=run, name="edge_s2s")
+    thread.start()
+    try:
+        while isinstance(message := messages.get(), list):
+            yield message
+        if isinstance(message, _Raised):
+            raise message.error
+        return message.value  # type: ignore[return-value]  # what work returned
+    finally:
+        cancellation.cancel()
+        thread.join()
+
+
+def _run(generator: Generator[object, None, T]) -> T:
+    """Runs a generator to its end and returns its value."""
+    try:
+        while True:
+            next(generator)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        generator.close()
