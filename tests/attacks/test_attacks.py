@@ -1,6 +1,7 @@
 """Every attack is refused with an error that says what and where, at little cost, touching nothing else."""
 
 import gc
+import json
 import os
 import random
 import sys
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from edge_s2s.bundle import open_bundle
 from edge_s2s.errors import BundleError
 
+REPORTS = Path(__file__).parents[2] / "reports"
 MODULES = (hostile_files, hostile_manifest, hostile_weights, hostile_zip)  # importing them fills ATTACKS
 FORMS = {
     "directory": lambda folder: write_folder(folder, VALID),
@@ -144,30 +146,38 @@ def count_refused_flips(path: Path, data: bytes, bits: Iterator[int]) -> int:
     return count
 
 
+def write_report(name: str, **figures: float) -> None:
+    """Keeps what a long run counted."""
+    REPORTS.mkdir(exist_ok=True)
+    (REPORTS / f"attacks_{name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
 TABLES_END = hostile_weights.DATA_AT[hostile_weights.FIRST]  # header, keys and tensor entries
+FLIPPED = {"manifest": len(VALID[MANIFEST]), "weights": TABLES_END, "archive": len(VALID_ZIP)}  # bytes
 
 
-@pytest.mark.parametrize(
-    ("form", "victim", "n_bytes", "step"),
-    [
-        pytest.param("directory", MANIFEST, len(VALID[MANIFEST]), 5, id="manifest"),
-        pytest.param("directory", WEIGHTS, TABLES_END, 41, id="header and tables of the weights"),
-        pytest.param("es2s", None, len(VALID_ZIP), 71, id="whole archive"),
-        pytest.param(
-            "directory", MANIFEST, len(VALID[MANIFEST]), 1, id="manifest, all", marks=pytest.mark.release
-        ),
-        pytest.param("directory", WEIGHTS, TABLES_END, 1, id="weights, all", marks=pytest.mark.release),
-        pytest.param("es2s", None, len(VALID_ZIP), 1, id="archive, all", marks=pytest.mark.release),
-    ],
-)
-def test_every_flipped_bit_is_noticed(form, victim, n_bytes, step, tmp_path):
-    """A step that 8 does not divide visits all bit positions."""
-    path = FORMS[form](tmp_path)
-    file = path / victim if victim else path
-    assert (
-        count_refused_flips(file, file.read_bytes(), iter(range(0, 8 * n_bytes, step))) >= 8 * n_bytes // step
-    )
+def check_flips(part: str, step: int, folder: Path) -> int:
+    """Flips every `step`-th bit of a part of the bundle and returns how many were refused."""
+    path = FORMS["es2s" if part == "archive" else "directory"](folder)
+    file = {"manifest": path / MANIFEST, "weights": path / WEIGHTS, "archive": path}[part]
+    n_refused = count_refused_flips(file, file.read_bytes(), iter(range(0, 8 * FLIPPED[part], step)))
     open_bundle(path).close()  # everything was flipped back
+    return n_refused
+
+
+@pytest.mark.parametrize(("part", "step"), [("manifest", 7), ("weights", 61), ("archive", 71)])
+def test_a_flipped_bit_is_noticed(part, step, tmp_path):
+    """A step that 8 does not divide visits all bit positions."""
+    assert check_flips(part, step, tmp_path) >= 8 * FLIPPED[part] // step
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("part", FLIPPED)
+def test_every_flipped_bit_is_noticed(part, tmp_path):
+    start = time.perf_counter()
+    n_refused = check_flips(part, 1, tmp_path)
+    assert n_refused == 8 * FLIPPED[part]
+    write_report(f"flips_{part}", n_flips=n_refused, n_accepted=0, seconds=round(time.perf_counter() - start))
 
 
 @given(st.binary(max_size=3000))
@@ -176,11 +186,10 @@ def test_random_bytes_raise_bundle_errors(tmp_path_factory, data):
     refusal(write_archive(tmp_path_factory.mktemp("random"), data))
 
 
-@pytest.mark.parametrize("n_mutants", [2000, pytest.param(200_000, marks=pytest.mark.release)])
-def test_random_damage_behind_valid_hashes_loads_or_raises_bundle_errors(n_mutants, tmp_path):
-    """Mutates tables and tensors of the weights, then repairs every hash, so that only meaning can refuse."""
+def check_mutants(n_mutants: int, folder: Path) -> int:
+    """Mutates tables and tensors of the weights, repairs every hash, and returns how many mutants load."""
     choose = random.Random(n_mutants)
-    interesting = [
+    values = [
         0,
         1,
         2,
@@ -200,22 +209,32 @@ def test_random_damage_behind_valid_hashes_loads_or_raises_bundle_errors(n_mutan
         1 << 62,
         (1 << 64) - 1,
     ]
-    path = write_folder(tmp_path, VALID)
+    path = write_folder(folder, VALID)
     n_loaded = 0
     for _ in range(n_mutants):
         data = bytearray(VALID[WEIGHTS])
         for _ in range(choose.choice([1, 1, 2, 3])):
             size = choose.choice([1, 4, 8])
-            at = (
-                choose.choice([choose.randrange(16, TABLES_END), choose.randrange(TABLES_END, len(data))])
-                // size
-                * size
-            )
-            data[at : at + size] = (choose.choice(interesting) % (1 << 8 * size)).to_bytes(size, "little")
+            section = choose.choice([(16, TABLES_END), (TABLES_END, len(data))])
+            at = choose.randrange(*section) // size * size
+            data[at : at + size] = (choose.choice(values) % (1 << 8 * size)).to_bytes(size, "little")
         hostile_weights.write_repaired(path, bytes(data))
         try:
             open_bundle(path).close()
         except BundleError:
             continue
         n_loaded += 1
-    assert 0 < n_loaded < n_mutants / 2, "the mutants are all harmless, or the seals are not repaired"
+    assert 0 < n_loaded < n_mutants / 2, "the mutants are all harmless, or the hashes are not repaired"
+    return n_loaded
+
+
+def test_random_damage_behind_valid_hashes_loads_or_raises_bundle_errors(tmp_path):
+    check_mutants(1500, tmp_path)
+
+
+@pytest.mark.release
+def test_much_random_damage_behind_valid_hashes_loads_or_raises_bundle_errors(tmp_path):
+    start = time.perf_counter()
+    n_loaded = check_mutants(200_000, tmp_path)
+    seconds = round(time.perf_counter() - start)
+    write_report("mutants", n_mutants=200_000, n_loaded=n_loaded, n_other_exceptions=0, seconds=seconds)
