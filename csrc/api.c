@@ -163,7 +163,10 @@ es2s_status es2s_session_create(const es2s_model *model, const es2s_session_para
     if (p.max_target_len > model->dims.max_target_len) p.max_target_len = model->dims.max_target_len;
     ES2S_TRY(check_range("max_batch * max_beams * max_target_len",
                          (int64_t)p.max_batch * p.max_beams * p.max_target_len, 1, INT32_MAX));
-    return es2s_decoder_create(model, &p, session_out);
+    return es2s_decoder_create(
+        model, &p,
+        es2s_search_scratch_bytes(model->dims.vocab_size, p.max_batch, p.max_beams, p.max_target_len),
+        session_out);
 }
 
 size_t es2s_session_memory(const es2s_session *session) {
@@ -227,7 +230,7 @@ es2s_status es2s_session_step(es2s_session *s, const int32_t *tokens, int32_t n_
     ES2S_TRY(check_pointer("tokens", tokens));
     ES2S_TRY(check_pointer("logits_out", logits_out));
     ES2S_TRY(count_sources(s));
-    int32_t k;
+    int32_t k = 1;
     ES2S_TRY(check_rows(s, n_rows, &k));
     ES2S_TRY(check_tokens(s->model, "tokens", tokens, (size_t)n_rows));
     if (is_decoding(s) && k != s->rows_per_source)
@@ -248,7 +251,7 @@ es2s_status es2s_session_reorder_cache(es2s_session *s, const int32_t *beam_idx,
     ES2S_TRY(check_pointer("session", s));
     ES2S_TRY(check_pointer("beam_idx", beam_idx));
     ES2S_TRY(count_sources(s));
-    int32_t k;
+    int32_t k = 1;
     ES2S_TRY(check_rows(s, n_rows, &k));
     if (!is_decoding(s)) return es2s_fail(ES2S_STATE, "reorder: expected a step before, found empty caches");
     for (int32_t row = 0; row < n_rows; row++) {

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "error.h"
-#include "search.h"
 
 enum {
     MIN_PARALLEL_PRODUCTS = 1 << 17, /* fewer are done before a worker has noticed */
@@ -43,7 +42,7 @@ static void reverse_position_biases(const es2s_model *m, int32_t max_target_len,
 }
 
 /* Takes all arrays of the session from the arena, the session itself first. */
-static es2s_session *take_arrays(es2s_session *s, es2s_arena *arena) {
+static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, es2s_arena *arena) {
     const es2s_model *m = s->model;
     const uint64_t rows = (uint64_t)s->max_rows, d_model = (uint64_t)m->dims.d_model;
     const uint64_t d_ff = (uint64_t)m->dims.d_ff, n_heads = (uint64_t)m->dims.n_heads;
@@ -67,14 +66,12 @@ static es2s_session *take_arrays(es2s_session *s, es2s_arena *arena) {
     s->row_sources = es2s_arena_take(arena, rows, sizeof *s->row_sources);
 
     s->logits = es2s_arena_take(arena, rows * (uint64_t)m->dims.vocab_size, sizeof *s->logits);
-    s->search_scratch = es2s_arena_take(
-        arena, es2s_search_scratch_bytes(m->dims.vocab_size, s->max_batch, s->max_beams, s->max_target_len),
-        1);
+    s->search_scratch = es2s_arena_take(arena, search_scratch_bytes, 1);
     return block;
 }
 
 es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_params *params,
-                                es2s_session **session_out) {
+                                size_t search_scratch_bytes, es2s_session **session_out) {
     const es2s_model_dims *dims = &model->dims;
     const int32_t max_rows = params->max_batch * params->max_beams;
     const int32_t max_len =
@@ -98,18 +95,17 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
     };
 
     es2s_arena arena = {0};
-    take_arrays(&s, &arena);
+    take_arrays(&s, search_scratch_bytes, &arena);
     s.memory = arena.used;
     arena = (es2s_arena){.base = es2s_alloc(s.memory)};
     if (!arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "session: cannot allocate %zu bytes", s.memory);
-    es2s_session *session = take_arrays(&s, &arena);
+    es2s_session *session = take_arrays(&s, search_scratch_bytes, &arena);
     assert(arena.used == s.memory);
     *session = s;
 
     es2s_kv_cache_clear(&session->cache);
     reverse_position_biases(model, s.max_target_len, s.position_bias);
-    memset(s.search_scratch, 0,
-           es2s_search_scratch_bytes(dims->vocab_size, s.max_batch, s.max_beams, s.max_target_len));
+    memset(s.search_scratch, 0, search_scratch_bytes);
     *session_out = session;
     return ES2S_OK;
 }
@@ -240,6 +236,14 @@ static void activate(es2s_session *s, size_t n_rows) {
     }
 }
 
+/* Without a branch inside, so that it is vectorized: nearly all blocks of a row end here. */
+static bool any_above(const float *x, size_t n, float limit) {
+    int found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= x[i] > limit;
+    return found != 0;
+}
+
 /* Recomputes the head_rescore best logits of a row, of equals the lowest ids, from h itself instead of its
  * int8. h: float[d_model], logits: float[vocab_size]. */
 static void rescore_head(const es2s_model *m, const float *h, float *logits) {
@@ -248,16 +252,20 @@ static void rescore_head(const es2s_model *m, const float *h, float *logits) {
         size_t id;
     } best[ES2S_MAX_HEAD_RESCORE];
     size_t n_best = 0;
-    const size_t n = (size_t)m->head_rescore;
+    const size_t n = (size_t)m->head_rescore, block = 64;
     const size_t vocab_size = (size_t)m->dims.vocab_size, d_model = (size_t)m->dims.d_model;
-    for (size_t id = 0; id < vocab_size; id++) {
-        const float logit = logits[id];
-        if (n_best == n && !(logit > best[n - 1].logit)) continue;
-        size_t at = n_best < n ? n_best++ : n - 1;
-        for (; at > 0 && logit > best[at - 1].logit; at--)
-            best[at] = best[at - 1];
-        best[at].logit = logit;
-        best[at].id = id;
+    for (size_t first = 0; first < vocab_size; first += block) {
+        const size_t end = vocab_size - first < block ? vocab_size : first + block;
+        if (n_best == n && !any_above(logits + first, end - first, best[n - 1].logit)) continue;
+        for (size_t id = first; id < end; id++) {
+            const float logit = logits[id];
+            if (n_best == n && !(logit > best[n - 1].logit)) continue;
+            size_t at = n_best < n ? n_best++ : n - 1;
+            for (; at > 0 && logit > best[at - 1].logit; at--)
+                best[at] = best[at - 1];
+            best[at].logit = logit;
+            best[at].id = id;
+        }
     }
     for (size_t i = 0; i < n_best; i++) {
         const size_t id = best[i].id;

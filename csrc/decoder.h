@@ -38,12 +38,12 @@ struct es2s_session {
     int32_t *row_sources; /* [max_rows] for the public step */
 
     float *logits;        /* [max_rows, vocab_size] for the search */
-    void *search_scratch; /* es2s_search_scratch_bytes(), zeroed when the session is created */
+    void *search_scratch; /* zeroed when the session is created */
 };
 
-/* params is complete and checked against the model. */
+/* params is complete and checked against the model; search_scratch_bytes are set aside for the search. */
 es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_params *params,
-                                es2s_session **session_out);
+                                size_t search_scratch_bytes, es2s_session **session_out);
 
 /* Empties the self-attention caches of all rows. */
 void es2s_decoder_begin(es2s_session *s);
