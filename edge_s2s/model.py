@@ -35,9 +35,13 @@ MAX_BATCH_SIZE = 1024
 T = TypeVar("T")
 
 
-def default_bundle_path() -> Path:
-    """Where the bundle that ships with the package lies; a build may leave it out."""
-    return Path(__file__).parent / "bundles" / "default.es2s"
+def default_bundle_path(*, must_exist: bool = False) -> Path:
+    """Where the bundle lies that ships with the package; `must_exist` raises if the build left it out."""
+    path = Path(__file__).parent / "bundles" / "default.es2s"
+    if must_exist and not path.exists():
+        hint = "this edge_s2s was built without it: name a bundle, which edge-s2s-export convert makes"
+        raise BundleError("default bundle", str(path), "no such file", hint=hint)
+    return path
 
 
 def load(
@@ -54,12 +58,8 @@ def load(
     does not run, ProviderError. `isa` forces the decoder's kernel set. Whatever is wrong with the bundle is a
     BundleError; its files must not change while the model is open.
     """
-    if path is None and not default_bundle_path().exists():
-        raise BundleError(
-            "default bundle", str(default_bundle_path()), "no such file",
-            hint="this edge_s2s was built without it: name a bundle, which edge-s2s-export convert makes",
-        )  # fmt: skip
-    return Seq2SeqModel(path or default_bundle_path(), num_threads=num_threads, providers=providers, isa=isa)
+    path = default_bundle_path(must_exist=True) if path is None else path
+    return Seq2SeqModel(path, num_threads=num_threads, providers=providers, isa=isa)
 
 
 class Seq2SeqModel:

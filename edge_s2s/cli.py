@@ -1,0 +1,367 @@
+"""The command `edge-s2s`. Exit codes: 0 ok, 1 error, 2 usage, 3 some rows failed, 130 interrupted."""
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, NoReturn
+
+from edge_s2s import __version__
+from edge_s2s.bundle import Bundle, Manifest, open_bundle
+from edge_s2s.errors import EdgeS2SError
+from edge_s2s.generation import GenerationOptions
+from edge_s2s.jsonl import Values, generate_rows, open_output
+from edge_s2s.model import Seq2SeqModel, default_bundle_path
+
+OK, ERROR, USAGE, SOME_ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+_OPTIONS = {  # of `generate` and `summarize`: type and help
+    "num_beams": (int, "hypotheses followed at a time; 1 is greedy search"),
+    "max_new_tokens": (int, "longest result in tokens"),
+    "min_new_tokens": (int, "shortest result in tokens"),
+    "length_penalty": (float, "above 0, beam search favours longer results"),
+    "no_repeat_ngram_size": (int, "no n-gram of this size occurs twice; 0 is off"),
+    "repetition_penalty": (float, "above 1, tokens that occurred become less likely"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has gone; nothing may be written when Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+    except (EdgeS2SError, ValueError, OSError, MemoryError) as error:
+        print(f"edge-s2s: error: {_sentence(error)}", file=sys.stderr)
+        return ERROR
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# ------------------------------------------------ command line --------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"edge-s2s: error: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edge-s2s", description="Encoder-decoder Transformers on the device.")
+    parser.add_argument("--version", action="version", version=f"edge-s2s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _add(
+        commands,
+        "summarize",
+        _summarize,
+        "summarize a document of any length",
+        "edge-s2s summarize meeting.txt",
+        "cat mail.txt | edge-s2s summarize - --json",
+    )
+    command.add_argument("file", metavar="FILE", help="text in UTF-8; - is standard input")
+    _add_bundle(command)
+    _add_options(command)
+    command.add_argument("--json", action="store_true", help="one JSON object, when all is done")
+
+    command = _add(
+        commands,
+        "generate",
+        _generate,
+        "generate for each row of a JSON-lines file",
+        "edge-s2s generate --jsonl in.jsonl --out out.jsonl",
+        "edge-s2s generate --jsonl in.jsonl --out out.jsonl --resume   # after a crash",
+        "zcat in.jsonl.gz | edge-s2s generate --jsonl - --out - | gzip > out.jsonl.gz",
+    )
+    command.add_argument(
+        "--jsonl",
+        metavar="IN",
+        required=True,
+        help='rows with "source" (text) or "input_ids" (token ids); - is standard input',
+    )
+    command.add_argument(
+        "--out",
+        metavar="OUT",
+        required=True,
+        help="the rows and their results, or their error; - is standard output",
+    )
+    command.add_argument("--resume", action="store_true", help="go on after the last complete row of OUT")
+    command.add_argument("--truncation", action="store_true", help="cut sources that are too long")
+    _add_bundle(command)
+    _add_options(command)
+
+    command = _add(
+        commands,
+        "info",
+        _info,
+        "say what a bundle is",
+        "edge-s2s info default",
+        "edge-s2s info model.es2s --json",
+    )
+    command.add_argument("bundle", metavar="BUNDLE", help="a directory, an .es2s file, or default")
+    command.add_argument("--json", action="store_true", help="the manifest as JSON")
+
+    command = _add(
+        commands,
+        "verify",
+        _verify,
+        "check every hash, shape and golden answer of a bundle",
+        "edge-s2s verify default",
+        "edge-s2s verify model.es2s --json",
+    )
+    command.add_argument("bundle", metavar="BUNDLE", help="a directory, an .es2s file, or default")
+    command.add_argument("--num-threads", type=int, metavar="N", help="threads; by default up to 4")
+    command.add_argument("--json", action="store_true", help="the checks as JSON")
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[_Parser]", name: str, run: object, help_text: str, *examples: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=help_text,
+        description=f"{help_text[0].upper()}{help_text[1:]}.",
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run, usage_error=command.error)
+    return command
+
+
+def _add_bundle(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--bundle",
+        metavar="DIR",
+        default="default",
+        help="a directory or an .es2s file; default: the shipped one",
+    )
+    command.add_argument("--num-threads", type=int, metavar="N", help="threads; by default up to 4")
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("generation", "as in transformers; by default what the bundle says")
+    for name, (kind, help_text) in _OPTIONS.items():
+        metavar = "N" if kind is int else "X"
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=help_text)
+
+
+def _options(arguments: argparse.Namespace) -> GenerationOptions:
+    try:
+        return GenerationOptions(**{name: getattr(arguments, name) for name in _OPTIONS})
+    except ValueError as error:
+        arguments.usage_error(str(error))
+        raise
+
+
+def _path(name: str) -> Path:
+    return default_bundle_path(must_exist=True) if name == "default" else Path(name)
+
+
+def _load(arguments: argparse.Namespace) -> Seq2SeqModel:
+    return Seq2SeqModel(_path(arguments.bundle), num_threads=arguments.num_threads)
+
+
+# ------------------------------------------------ commands ----------------------------------------------
+
+
+def _summarize(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    document = _read_text(arguments.file)
+    with _load(arguments) as model:
+        if arguments.json:
+            print(json.dumps(dataclasses.asdict(model.summarize(document, options)), ensure_ascii=False))
+            return OK
+        for piece in model.stream_summary(document, options):
+            print(piece, end="", flush=True)
+        print()
+    return OK
+
+
+def _read_text(name: str) -> str:
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = "standard input" if name == "-" else name
+        raise ValueError(f"{where} is not UTF-8: byte {error.start} is 0x{data[error.start]:02X}") from error
+    return text.replace("\r\n", "\n")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    if arguments.out == "-" and arguments.resume:
+        arguments.usage_error("--resume needs a file to go on with, not standard output")
+    if (
+        Path(arguments.out).exists()
+        and Path(arguments.jsonl).exists()
+        and Path(arguments.out).samefile(arguments.jsonl)
+    ):
+        arguments.usage_error("IN and OUT are the same file")
+    with ExitStack() as stack:
+        if arguments.jsonl == "-":
+            lines: BinaryIO = sys.stdin.buffer
+        else:
+            lines = stack.enter_context(Path(arguments.jsonl).open("rb"))
+        model = stack.enter_context(_load(arguments))
+        if arguments.out == "-":
+            out: BinaryIO = sys.stdout.buffer
+            kept: Iterator[Values] = iter(())
+        else:
+            out, kept = stack.enter_context(open_output(Path(arguments.out), resume=arguments.resume))
+        progress = stack.enter_context(_Progress(lines))
+        counts = generate_rows(
+            model, lines, out, options, truncation=arguments.truncation, kept=kept, progress=progress.add
+        )
+    if counts.failed:
+        print(f"edge-s2s: {counts.failed} of {counts.rows} rows failed; they have an error", file=sys.stderr)
+        return SOME_ROWS_FAILED
+    return OK
+
+
+class _Progress:
+    """A line on a terminal: rows, rows a second and, where the size of the input is known, the time left."""
+
+    def __init__(self, lines: BinaryIO) -> None:
+        self._lines = lines
+        self._size = os.fstat(lines.fileno()).st_size if lines.seekable() else 0
+        self._start = self._shown = time.monotonic()
+        self._n_kept: int | None = None
+        self._n_rows = 0
+
+    def add(self, n_rows: int) -> None:
+        self._n_rows += n_rows
+        now = time.monotonic()
+        if self._n_kept is None:  # those of an earlier run come first
+            self._n_kept, self._start, self._start_byte = n_rows, now, self._position()
+        if now - max(self._start + 1, self._shown + 0.2) < 0 or not sys.stderr.isatty():
+            return
+        self._shown = now
+        seconds = now - self._start
+        line = f"{self._n_rows} rows, {(self._n_rows - self._n_kept) / seconds:.1f} rows/s"
+        done = self._position() - self._start_byte
+        if self._size and done:
+            left = round(seconds * (self._size - self._start_byte - done) / done)
+            line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _position(self) -> int:
+        return self._lines.tell() if self._size else 0
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._shown > self._start:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    with open_bundle(_path(arguments.bundle)) as bundle:
+        if arguments.json:
+            print(json.dumps(dataclasses.asdict(bundle.manifest), ensure_ascii=False))
+        else:
+            for name, value in _describe(bundle, bundle.manifest):
+                print(f"{name:<16}{value}")
+    return OK
+
+
+def _describe(bundle: Bundle, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    dims, features, generation = manifest.dimensions, manifest.features, manifest.generation
+    yield "name", f"{manifest.name} {manifest.version}"
+    yield "task", f"{manifest.task} ({', '.join(manifest.languages)})"
+    yield "licence", manifest.licence.weights
+    yield "data", "; ".join(manifest.licence.data)
+    yield "prefix", ascii(manifest.prefix)
+    yield "encoder", f"{dims.n_encoder_layers} layers, {manifest.quantization.encoder_weights}"
+    yield "decoder", f"{dims.n_layers} layers, {features.weights_dtype}, {features.ffn}, {features.position}"
+    yield "sizes", f"d_model {dims.d_model}, d_ff {dims.d_ff}, {dims.n_heads} heads of {dims.d_head}"
+    yield "vocabulary", f"{dims.vocab_size} tokens"
+    yield "limits", f"{dims.max_source_len} source tokens, {dims.max_target_len} new tokens"
+    changed = {
+        field.name: value
+        for field in dataclasses.fields(generation)
+        if (value := getattr(generation, field.name)) not in (None, (), 0, 1)
+    }
+    yield "generation", ", ".join(f"{name} {value}" for name, value in changed.items())
+    for name, entry in manifest.files.items():
+        yield name, f"{entry.size} bytes, SHA-256 {entry.sha256[:16]}..."
+    yield "made by", f"{manifest.created_by}; needs edge_s2s {manifest.min_runtime}"
+    yield "path", f"{bundle.path}"
+
+
+class _Check(NamedTuple):
+    name: str
+    ok: bool
+    detail: str
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    checks = []
+    for check in _checks(_path(arguments.bundle), arguments.num_threads):
+        checks.append(check)
+        if not arguments.json:
+            print(f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}", flush=True)
+    ok = all(check.ok for check in checks)
+    if arguments.json:
+        print(json.dumps({"ok": ok, "checks": [check._asdict() for check in checks]}, ensure_ascii=False))
+    return OK if ok else ERROR
+
+
+def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
+    """Each check, up to the first without which the next ones have no meaning."""
+    try:
+        bundle = open_bundle(path)
+    except EdgeS2SError as error:
+        yield _Check("files", False, str(error))
+        return
+    with bundle:
+        n_bytes = sum(entry.size for entry in bundle.manifest.files.values())
+        yield _Check(
+            "files", True, f"{len(bundle.manifest.files)} with {n_bytes} bytes, every SHA-256 is right"
+        )
+        yield _Check(
+            "weights", True, f"{len(bundle.weights.tensors)} tensors, every name, type and shape is right"
+        )
+        try:
+            model = Seq2SeqModel(path, num_threads=num_threads)
+        except EdgeS2SError as error:
+            yield _Check("model", False, str(error))
+            return
+        yield _Check("model", True, "tokenizer, encoder and decoder load and fit together")
+        with model:
+            yield from _golden_checks(bundle, model)
+
+
+def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:
+    """What the exporter saw must come out on this machine: input ids, and greedy search's tokens."""
+    greedy = GenerationOptions(num_beams=1, num_return_sequences=1)
+    for i, case in enumerate(bundle.golden()):
+        name = f"golden {i}"
+        input_ids = tuple(model.encode(case.text))
+        [[generation]] = model.generate([list(case.input_ids)], greedy)
+        if input_ids != case.input_ids:
+            yield _Check(name, False, f"expected input ids {list(case.input_ids)}, found {list(input_ids)}")
+        elif generation.token_ids != case.token_ids:
+            found = list(generation.token_ids)
+            yield _Check(name, False, f"expected tokens {list(case.token_ids)}, found {found}")
+        else:
+            yield _Check(name, True, generation.text)
