@@ -22,6 +22,13 @@ static es2s_status check_pointer(const char *name, const void *pointer) {
     return pointer ? ES2S_OK : es2s_fail(ES2S_INVALID_ARGUMENT, "%s: expected a pointer, found NULL", name);
 }
 
+static es2s_status check_session(const es2s_session *session) {
+    ES2S_TRY(check_pointer("session", session));
+    if (session->is_generating)
+        return es2s_fail(ES2S_STATE, "session: expected it to be idle, found a call from on_tokens");
+    return ES2S_OK;
+}
+
 static es2s_status check_range(const char *name, int64_t value, int64_t min, int64_t max) {
     if (value >= min && value <= max) return ES2S_OK;
     return es2s_fail(ES2S_INVALID_ARGUMENT, "%s: expected %lld..%lld, found %lld", name, (long long)min,
@@ -174,7 +181,7 @@ size_t es2s_session_memory(const es2s_session *session) {
 }
 
 es2s_status es2s_session_set_source(es2s_session *s, int32_t row, const float *cross_kv, int32_t source_len) {
-    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_session(s));
     ES2S_TRY(check_pointer("cross_kv", cross_kv));
     ES2S_TRY(check_capacity("row + 1", (int64_t)row + 1, s->max_batch));
     ES2S_TRY(check_capacity("source_len", source_len, s->max_source_len));
@@ -184,7 +191,7 @@ es2s_status es2s_session_set_source(es2s_session *s, int32_t row, const float *c
 }
 
 void es2s_session_clear(es2s_session *session) {
-    if (session) es2s_kv_cache_clear(&session->cache);
+    if (session && !session->is_generating) es2s_kv_cache_clear(&session->cache);
 }
 
 void es2s_session_free(es2s_session *session) {
@@ -226,7 +233,7 @@ static es2s_status check_rows(const es2s_session *s, int32_t n_rows, int32_t *k_
 }
 
 es2s_status es2s_session_step(es2s_session *s, const int32_t *tokens, int32_t n_rows, float *logits_out) {
-    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_session(s));
     ES2S_TRY(check_pointer("tokens", tokens));
     ES2S_TRY(check_pointer("logits_out", logits_out));
     ES2S_TRY(count_sources(s));
@@ -248,7 +255,7 @@ es2s_status es2s_session_step(es2s_session *s, const int32_t *tokens, int32_t n_
 }
 
 es2s_status es2s_session_reorder_cache(es2s_session *s, const int32_t *beam_idx, int32_t n_rows) {
-    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_session(s));
     ES2S_TRY(check_pointer("beam_idx", beam_idx));
     ES2S_TRY(count_sources(s));
     int32_t k = 1;
@@ -322,7 +329,7 @@ static es2s_status check_rules(const es2s_model *model, const es2s_generate_para
 es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *params, int32_t *tokens_out,
                                   int32_t *lens_out, float *scores_out, float *logprobs_out,
                                   int32_t *finish_reasons_out) {
-    ES2S_TRY(check_pointer("session", s));
+    ES2S_TRY(check_session(s));
     ES2S_TRY(check_pointer("params", params));
     ES2S_TRY(check_pointer("tokens_out", tokens_out));
     ES2S_TRY(check_pointer("lens_out", lens_out));
@@ -343,8 +350,10 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
     ES2S_TRY(check_rules(s->model, &p));
     ES2S_TRY(count_sources(s));
 
+    s->is_generating = true;
     const es2s_status status =
         es2s_search_run(s, &p, tokens_out, lens_out, scores_out, logprobs_out, finish_reasons_out);
+    s->is_generating = false;
     es2s_decoder_begin(s);
     return status;
 }

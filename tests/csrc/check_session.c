@@ -597,6 +597,45 @@ static void generate_refuses_each_wrong_parameter(void) {
     unload(&f);
 }
 
+static int32_t n_calls_refused;
+
+static int use_the_session(void *session, int32_t row, const int32_t *tokens, int32_t n) {
+    float logits[37];
+    const float cross_kv[2 * 2 * 3 * 6] = {0};
+    es2s_generate_params p;
+    es2s_generate_params_init(NULL, &p);
+    (void)n;
+    REFUSES(ES2S_STATE, "on_tokens", es2s_session_step(session, tokens, 1, logits));
+    REFUSES(ES2S_STATE, "on_tokens", es2s_session_reorder_cache(session, &row, 1));
+    REFUSES(ES2S_STATE, "on_tokens", es2s_session_set_source(session, 0, cross_kv, 1));
+    REFUSES(ES2S_STATE, "on_tokens",
+            es2s_session_generate(session, &p, (int32_t[128]){0}, &row, logits, NULL, NULL));
+    es2s_session_clear(session);
+    n_calls_refused++;
+    return 0;
+}
+
+static void on_tokens_cannot_disturb_its_session(void) {
+    fixture f = load(tiny_defaults(), 1, NULL);
+    es2s_session *session = create(&f, 1, 2);
+    set_source(&f, session, 0, 0);
+    es2s_generate_params p;
+    es2s_generate_params_init(f.model, &p);
+    for (p.num_beams = 1; p.num_beams <= 2; p.num_beams++) {
+        int32_t quiet[24], disturbed[24], len;
+        float score;
+        p.on_tokens = NULL;
+        SUCCEEDS(es2s_session_generate(session, &p, quiet, &len, &score, NULL, NULL));
+        p.on_tokens = use_the_session;
+        p.user = session;
+        n_calls_refused = 0;
+        SUCCEEDS(es2s_session_generate(session, &p, disturbed, &len, &score, NULL, NULL));
+        CHECK(n_calls_refused > 0 && memcmp(quiet, disturbed, sizeof quiet) == 0);
+    }
+    es2s_session_free(session);
+    unload(&f);
+}
+
 static void statuses_have_names(void) {
     for (int status = ES2S_OK; status >= ES2S_CANCELLED; status--)
         CHECK(strcmp(es2s_status_str((es2s_status)status), "unknown status") != 0);
@@ -620,6 +659,7 @@ int main(int argc, char **argv) {
          wrong_order_and_capacity_are_refused_without_harm, 0},
         {"nan_and_infinite_sources_do_no_harm", nan_and_infinite_sources_do_no_harm, 0},
         {"generate_refuses_each_wrong_parameter", generate_refuses_each_wrong_parameter, 0},
+        {"on_tokens_cannot_disturb_its_session", on_tokens_cannot_disturb_its_session, 0},
         {"statuses_have_names", statuses_have_names, 0},
     };
     return check_main(argc, argv, tests, sizeof tests / sizeof *tests);
