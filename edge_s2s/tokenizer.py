@@ -65,9 +65,12 @@ class Tokenizer:
         self._prefix = prefix
         self._vocab_size = vocab_size
         self._head, self._tail = ids[: body[0]], ids[body[-1] + 1 :]  # what the post-processor adds
-        added = self._tokenizer.get_added_tokens_decoder().items()
-        self._special_ids = frozenset(i for i, token in added if token.special)
-        self._control_ids = self._special_ids - {unk_id}  # never to come from a text
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        # What must not come from a text; some tokenizers call byte tokens and <unk> special, which may.
+        self._control_ids = frozenset(
+            i for i in self._special_ids if i != unk_id and not _BYTE_TOKEN.fullmatch(added[i].content)
+        )
 
     @property
     def overhead(self) -> int:
