@@ -19,7 +19,7 @@ enum {
     OUTPUTS_MULTIPLE = 16            /* keeps the tiles of the kernels whole */
 };
 
-static size_t max_size(size_t a, size_t b) {
+static uint64_t max_u64(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
 
@@ -59,7 +59,7 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
     s->qkv = es2s_arena_take(arena, rows * 3 * inner, sizeof *s->qkv);
     s->attention = es2s_arena_take(arena, rows * inner, sizeof *s->attention);
     s->ffn = es2s_arena_take(arena, rows * (m->ffn_gated ? 2 : 1) * d_ff, sizeof *s->ffn);
-    s->q8 = es2s_arena_take(arena, rows * max_size(max_size(d_model, inner), d_ff), sizeof *s->q8);
+    s->q8 = es2s_arena_take(arena, rows * max_u64(max_u64(d_model, inner), d_ff), sizeof *s->q8);
     s->q8_scale = es2s_arena_take(arena, rows, sizeof *s->q8_scale);
     s->scores = es2s_arena_take(arena, (uint64_t)es2s_thread_pool_size(m->pool) * (uint64_t)s->scores_stride,
                                 sizeof *s->scores);
