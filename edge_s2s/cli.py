@@ -56,7 +56,7 @@ def _sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-# ------------------------------------------------ command line -----------------------------------------------
+# ------------------------------------------------ command line ----------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -180,7 +180,7 @@ def _load(arguments: argparse.Namespace) -> Seq2SeqModel:
     return Seq2SeqModel(_path(arguments.bundle), num_threads=arguments.num_threads)
 
 
-# -------------------------------------------------- commands -------------------------------------------------
+# -------------------------------------------------- commands ------------------------------------------------
 
 
 def _summarize(arguments: argparse.Namespace) -> int:
