@@ -7,7 +7,9 @@
  * that end and rank among the first num_beams may enter the finished ones; the best of the others live on.
  *
  * What must lose has HOPELESS added to its score, and competes. That shows only where too few continuations
- * are allowed, and is kept because there, too, the answer should be transformers'.
+ * are allowed, and is kept because there, too, the answer should be transformers'. One answer is not: where
+ * every continuation is forbidden and nothing has finished, transformers returns what happens to lie in its
+ * buffers, and this search its live hypotheses.
  *
  * A source leaves the batch once no step can change its result, so its rows no longer cost anything, and the
  * flags by which transformers freezes such a source while its neighbours go on are not needed.
@@ -39,9 +41,13 @@ struct hypothesis {
 /* A live hypothesis with one more token. */
 struct candidate {
     float score;
-    float logprob; /* of the token, before rules */
-    int32_t beam;  /* index of the live hypothesis */
+    int32_t beam; /* index of the live hypothesis */
     int32_t token;
+};
+
+/* What turns a row of logits into log-probabilities: (logit - max) - log_sum. */
+struct log_softmax {
+    float max, log_sum;
 };
 
 /* The search for one source. */
@@ -78,17 +84,13 @@ struct search {
     int32_t *row_tokens;  /* [n_sources * num_beams] what the decoder reads in this step */
     int32_t *row_sources; /* [n_sources * num_beams] */
     int32_t *row_parents; /* [n_sources * num_beams] the row of the last step that a row continues */
+    struct log_softmax *row_log_softmax; /* [n_sources * num_beams] */
 
     int32_t *tokens_out;         /* [n_sources, num_return_sequences, max_new_tokens] */
     int32_t *lens_out;           /* [n_sources, num_return_sequences] */
     float *scores_out;           /* [n_sources, num_return_sequences] */
     float *logprobs_out;         /* [n_sources, num_return_sequences, max_new_tokens], or NULL */
     int32_t *finish_reasons_out; /* [n_sources, num_return_sequences], or NULL */
-};
-
-/* Log-softmax of a row, (logit - max) - log_sum, without the row of results. */
-struct log_softmax {
-    float max, log_sum;
 };
 
 /* ============================================= Memory ============================================ */
@@ -107,6 +109,7 @@ static void take_scratch(struct search *search, es2s_arena *arena, int32_t n_sou
     search->row_tokens = es2s_arena_take(arena, n_rows, sizeof *search->row_tokens);
     search->row_sources = es2s_arena_take(arena, n_rows, sizeof *search->row_sources);
     search->row_parents = es2s_arena_take(arena, n_rows, sizeof *search->row_parents);
+    search->row_log_softmax = es2s_arena_take(arena, n_rows, sizeof *search->row_log_softmax);
 }
 
 size_t es2s_search_scratch_bytes(int32_t vocab_size, int32_t max_batch, int32_t max_beams,
@@ -118,17 +121,6 @@ size_t es2s_search_scratch_bytes(int32_t vocab_size, int32_t max_batch, int32_t 
 }
 
 /* ========================================== Hypotheses =========================================== */
-
-/* child = parent with one more token; their buffers differ. */
-static void extend(struct hypothesis *child, const struct hypothesis *parent, struct candidate with) {
-    memcpy(child->tokens, parent->tokens, sizeof *child->tokens * ((size_t)parent->len + 1));
-    memcpy(child->logprobs, parent->logprobs, sizeof *child->logprobs * (size_t)parent->len);
-    child->logprobs[parent->len] = with.logprob;
-    child->tokens[parent->len + 1] = with.token;
-    child->len = parent->len + 1;
-    child->row = parent->row;
-    child->score = with.score;
-}
 
 /* All beams begin as the start token alone. As they are equal, all but the first are hopeless. */
 static void start_source(const struct search *search, int32_t source) {
@@ -168,6 +160,16 @@ static int32_t finish_reason(const struct search *search, const struct hypothesi
 
 /* ============================================ One step =========================================== */
 
+static const float *row_logits(const struct search *search, int32_t row) {
+    return search->session->logits + (size_t)row * (size_t)search->vocab_size;
+}
+
+static struct log_softmax log_softmax_of(const struct search *search, const float *logits) {
+    float max, sum;
+    search->session->model->kernels.log_softmax_terms(logits, (size_t)search->vocab_size, &max, &sum);
+    return (struct log_softmax){.max = max, .log_sum = (float)es2s_log((double)sum)};
+}
+
 /* Every live hypothesis gets a decoder row, which then reads its last token. */
 static void step_decoder(struct search *search) {
     int32_t n_rows = 0;
@@ -189,18 +191,8 @@ static void step_decoder(struct search *search) {
     if (search->n_generated > 0) es2s_decoder_reorder(s, search->row_parents, n_rows);
     es2s_decoder_step(s, search->row_tokens, search->row_sources, n_rows, s->logits);
     search->n_generated++;
-}
-
-static const float *row_logits(const struct search *search, const struct hypothesis *live) {
-    return search->session->logits + (size_t)live->row * (size_t)search->vocab_size;
-}
-
-static struct log_softmax log_softmax_of(const struct search *search, const float *logits) {
-    struct log_softmax terms;
-    float sum;
-    search->session->model->kernels.log_softmax_terms(logits, (size_t)search->vocab_size, &terms.max, &sum);
-    terms.log_sum = (float)es2s_log(sum);
-    return terms;
+    for (int32_t row = 0; row < n_rows; row++)
+        search->row_log_softmax[row] = log_softmax_of(search, row_logits(search, row));
 }
 
 static void apply_rules(struct search *search, const struct hypothesis *live) {
@@ -208,21 +200,32 @@ static void apply_rules(struct search *search, const struct hypothesis *live) {
                             search->rule_scratch);
 }
 
+/* Log-probability of a token after what the row has read, before rules. */
+static float logprob(const struct search *search, int32_t row, int32_t token) {
+    const struct log_softmax terms = search->row_log_softmax[row];
+    return (row_logits(search, row)[token] - terms.max) - terms.log_sum;
+}
+
+static void append(const struct search *search, struct hypothesis *h, int32_t token, float score) {
+    h->logprobs[h->len++] = logprob(search, h->row, token);
+    h->tokens[h->len] = token;
+    h->score = score;
+}
+
+/* ========================================= Greedy search ========================================= */
+
 /* Adds the best token. Returns whether the hypothesis has ended. */
 static bool step_greedily(struct search *search, struct source_search *source) {
     struct hypothesis *const live = &source->live[0];
-    const float *const logits = row_logits(search, live);
-    memcpy(search->scores, logits, sizeof *logits * (size_t)search->vocab_size);
+    const size_t vocab_size = (size_t)search->vocab_size;
+    memcpy(search->scores, row_logits(search, live->row), vocab_size * sizeof *search->scores);
     apply_rules(search, live);
-    const size_t token = search->session->model->kernels.argmax(search->scores, (size_t)search->vocab_size);
-
-    const struct log_softmax terms = log_softmax_of(search, logits);
-    const float logprob = (logits[token] - terms.max) - terms.log_sum;
-    live->logprobs[live->len++] = logprob;
-    live->tokens[live->len] = (int32_t)token;
-    live->score += logprob;
-    return ends(search, (int32_t)token);
+    const int32_t token = (int32_t)search->session->model->kernels.argmax(search->scores, vocab_size);
+    append(search, live, token, live->score + logprob(search, live->row, token));
+    return ends(search, token);
 }
+
+/* ========================================== Beam search ========================================== */
 
 /* Keeps the `capacity` best candidates, best first; of equals those that came first. */
 static void rank(struct candidate *best, int32_t *n, int32_t capacity, struct candidate new) {
@@ -233,27 +236,48 @@ static void rank(struct candidate *best, int32_t *n, int32_t capacity, struct ca
     best[i] = new;
 }
 
+/* Ranks all continuations of a live hypothesis, whose next token's scores are search->scores. Few blocks of
+ * tokens hold one that is good enough; the best of a block tells, at the speed of the argmax kernel. */
+static void rank_continuations(struct search *search, int32_t *n, int32_t beam, float sum) {
+    const int32_t capacity = 2 * search->params->num_beams, block_len = 256;
+    struct candidate *const best = search->candidates;
+    for (int32_t begin = 0; begin < search->vocab_size; begin += block_len) {
+        const float *const block = search->scores + begin;
+        const int32_t left = search->vocab_size - begin, len = left < block_len ? left : block_len;
+        const size_t top = search->session->model->kernels.argmax(block, (size_t)len);
+        if (*n == capacity && !(block[top] + sum > best[capacity - 1].score)) continue;
+        for (int32_t i = 0; i < len; i++)
+            rank(best, n, capacity,
+                 (struct candidate){.score = block[i] + sum, .beam = beam, .token = begin + i});
+    }
+}
+
 /* Fills search->candidates with the best continuations of the live hypotheses; returns their number. */
 static int32_t rank_candidates(struct search *search, const struct source_search *source) {
     int32_t n = 0;
-    struct log_softmax terms = {0};
     for (int32_t beam = 0; beam < source->n_live; beam++) {
         const struct hypothesis *const live = &source->live[beam];
-        const float *const logits = row_logits(search, live);
         if (beam == 0 || live->row != live[-1].row) {
-            terms = log_softmax_of(search, logits);
+            const float *const logits = row_logits(search, live->row);
+            const struct log_softmax terms = search->row_log_softmax[live->row];
             for (int32_t token = 0; token < search->vocab_size; token++)
                 search->scores[token] = (logits[token] - terms.max) - terms.log_sum;
             apply_rules(search, live);
         }
-        for (int32_t token = 0; token < search->vocab_size; token++)
-            rank(search->candidates, &n, 2 * search->params->num_beams,
-                 (struct candidate){.score = search->scores[token] + live->score,
-                                    .logprob = (logits[token] - terms.max) - terms.log_sum,
-                                    .beam = beam,
-                                    .token = token});
+        rank_continuations(search, &n, beam, live->score);
     }
     return n;
+}
+
+/* child = the candidate's hypothesis with its token; their buffers differ. */
+static void extend(const struct search *search, struct hypothesis *child, const struct source_search *source,
+                   struct candidate candidate) {
+    const struct hypothesis *const parent = &source->live[candidate.beam];
+    memcpy(child->tokens, parent->tokens, sizeof *child->tokens * ((size_t)parent->len + 1));
+    memcpy(child->logprobs, parent->logprobs, sizeof *child->logprobs * (size_t)parent->len);
+    child->len = parent->len;
+    child->row = parent->row;
+    append(search, child, candidate.token, candidate.score);
 }
 
 /* What a new finished hypothesis has to beat. */
@@ -267,7 +291,7 @@ static void finish(const struct search *search, struct source_search *source, st
     if (!(ended.score > worst_finished(search, source))) return;
     int32_t i =
         source->n_finished < search->params->num_beams ? source->n_finished++ : source->n_finished - 1;
-    extend(&source->finished[i], &source->live[ended.beam], ended);
+    extend(search, &source->finished[i], source, ended);
     for (; i > 0 && source->finished[i - 1].score < source->finished[i].score; i--) {
         const struct hypothesis better = source->finished[i];
         source->finished[i] = source->finished[i - 1];
@@ -305,7 +329,7 @@ static bool step_beams(struct search *search, struct source_search *source) {
         rank(search->survivors, &n_survivors, params->num_beams, candidate);
     }
     for (int32_t i = 0; i < n_survivors; i++)
-        extend(&source->next[i], &source->live[search->survivors[i].beam], search->survivors[i]);
+        extend(search, &source->next[i], source, search->survivors[i]);
     struct hypothesis *const extended = source->live;
     source->live = source->next;
     source->next = extended;
