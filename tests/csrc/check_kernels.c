@@ -571,15 +571,16 @@ static void bench_in_place(const char *label, size_t n, size_t table_offset) {
 static void gelu_tanh_matches(void) {
     select_kernels();
     check_in_place(0, kernels.gelu_tanh, scalar.gelu_tanh);
-    check_ulp(kernels.gelu_tanh, gelu_tanh_double, 0.0f, 10.0f, 4.0);
-    check_ulp(kernels.gelu_tanh, gelu_tanh_double, -4.0f, 0.0f, 40.0);
+    check_ulp(kernels.gelu_tanh, gelu_tanh_double, 0.0f, 10.0f, 2.0); /* exp, the sum and the division */
+    /* besides, three roundings of an exponent of up to 11 are as many relative errors of exp */
+    check_ulp(kernels.gelu_tanh, gelu_tanh_double, -4.0f, 0.0f, 25.0);
     bench_in_place("gelu_tanh n=2048", 2048, offsetof(es2s_kernels, gelu_tanh));
 }
 
 static void silu_matches(void) {
     select_kernels();
     check_in_place(0, kernels.silu, scalar.silu);
-    check_ulp(kernels.silu, silu_double, -80.0f, 80.0f, 4.0);
+    check_ulp(kernels.silu, silu_double, -80.0f, 80.0f, 2.5); /* exp, the sum and the division */
     bench_in_place("silu n=2048", 2048, offsetof(es2s_kernels, silu));
 }
 
@@ -593,7 +594,7 @@ static void exp_is_within_its_limit(void) {
             const double error = ulp_error(exp_f32(x), exp((double)x));
             if (error > worst) worst = error;
         }
-    if (!(worst <= 1.5)) check_fail("%.3f ulp", worst);
+    if (!(worst <= 1.0)) check_fail("%.3f ulp", worst);
     if (check_wants_bench()) printf("exp: %.3f ulp\n", worst);
     CHECK(exp_f32(0.0f) == 1.0f);
     CHECK(exp_f32(-0.0f) == 1.0f);
@@ -639,7 +640,7 @@ static void log_softmax_terms_match(void) {
             compare_float("sum", &sum, &expected_sum, 1);
             double defined_max = -INFINITY, defined_sum = 0.0;
             for (size_t i = 0; i < n; i++)
-                defined_max = fmax(defined_max, (double)x[i]); /* fmax passes over NaN */
+                if ((double)x[i] > defined_max) defined_max = (double)x[i]; /* NaN never is */
             for (size_t i = 0; i < n; i++)
                 defined_sum += exp((double)x[i] - defined_max);
             CHECK((double)max == defined_max);
@@ -683,6 +684,35 @@ static void argmax_matches(void) {
         BENCH("argmax n=32128", 32128 * 4, best = k->argmax(logits, 32128));
         (void)best;
     }
+}
+
+static uint64_t hash_floats(uint64_t hash, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ bits_of(x[i])) * 0x100000001B3; /* FNV-1a, a word at a time */
+    return hash;
+}
+
+/* The other tests compare ISAs within one program. This one compares programs: whatever the compiler, its
+ * options and the architecture, these results have these bits. */
+static void float_results_are_the_same_on_every_machine(void) {
+    enum { N = 4099 };
+    static float x[N], y[N];
+    float terms[2];
+    uint64_t hash = 0xCBF29CE484222325;
+    select_kernels();
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = (float)(i * 2654435761u >> 8) / (float)(1 << 24) * 40.0f - 20.0f;
+    void (*const in_place[])(float *, size_t) = {kernels.gelu_tanh, kernels.silu, kernels.softmax};
+    for (size_t op = 0; op < COUNT(in_place); op++) {
+        memcpy(y, x, sizeof x);
+        in_place[op](y, N);
+        hash = hash_floats(hash, y, N);
+    }
+    kernels.rms_norm(x, x, 1e-6f, N, y);
+    hash = hash_floats(hash, y, N);
+    kernels.log_softmax_terms(x, N, &terms[0], &terms[1]);
+    hash = hash_floats(hash, terms, 2);
+    if (hash != 0x4D3878F42BAC5E16) check_fail("the bits hash to %#llx", (unsigned long long)hash);
 }
 
 /* ---------------------------------------------- Attention ----------------------------------------- */
@@ -776,6 +806,7 @@ int main(int argc, char **argv) {
         {"exp", exp_is_within_its_limit, 0},
         {"softmax", softmax_matches, 1},
         {"log_softmax_terms", log_softmax_terms_match, 1},
+        {"float_bits", float_results_are_the_same_on_every_machine, 1},
         {"argmax", argmax_matches, 1},
         {"attention", attention_matches, 1},
         {"select_fills_the_table", select_fills_the_whole_table, 1},
