@@ -1,72 +1,54 @@
-"""Makes a Hugging Face folder with a tiny random T5 and a tokenizer trained on the spot, for tests that convert."""
+"""Hugging Face folders with a tiny random T5 and a tokenizer trained on the spot, for tests that convert."""
 
-import random
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_models import random_t5
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerFast
 
-WORDS = (
-    "the a one we they Anna Tom river house train ticket morning coffee letter garden doctor asks tells wants buys "
-    "opens finds forgets early late green small quiet new old again with about before after and but because"
-).split()
+from edge_s2s_export.probe_texts import probe_texts
+
+MAX_NEW_TOKENS = 12
 
 
-def make_tiny_folder(path: Path, seed: int = 0, **config: Any) -> Path:
-    """Writes config, weights, generation settings and tokenizer.json to `path` and returns it.
+def make_tiny_folder(path: Path, seed: int = 0, *, kind: str = "t5-v1.1-tied", **config: Any) -> Path:
+    """Writes config, weights, generation settings and tokenizer to `path`, and returns it.
 
-    `config` overrides the T5 configuration, for example `feed_forward_proj="gated-gelu"`, `tie_word_embeddings=False`.
-    The weights are random, but drawn so that the answers depend on the source, do not loop at once and have clear winners.
+    `kind` is one of `tiny_models.KINDS`; `config` overrides single values of its T5Config.
     """
-    path.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
+    model = random_t5(kind, seed, **{"vocab_size": len(tokenizer), "d_ff": 64, **config}).hf
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # sharp attention would multiply the errors of int8
+            if name.endswith((".q.weight", "relative_attention_bias.weight")):
+                weight *= 0.2
+            elif name.startswith("encoder.") and name.endswith((".o.weight", ".wo.weight")):
+                weight *= 0.25
+            elif name.endswith((".o.weight", ".wo.weight")):
+                weight *= 0.5
+    model.generation_config.max_new_tokens = MAX_NEW_TOKENS
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    tiny_model(seed, vocab_size=len(tokenizer), **config).save_pretrained(path)
     return path
 
 
-def tiny_model(seed: int = 0, **config: Any) -> T5ForConditionalGeneration:
-    """A random `T5ForConditionalGeneration` with 2 + 2 layers, 2 heads of 16, d_model 32, and 300 tokens."""
-    settings = {
-        "vocab_size": 300,
-        "d_model": 32,
-        "d_kv": 16,
-        "d_ff": 64,
-        "num_layers": 2,
-        "num_decoder_layers": 2,
-        "num_heads": 2,
-        "decoder_start_token_id": 0,
-        "feed_forward_proj": "relu",
-        "dropout_rate": 0.0,
-    }
-    torch.manual_seed(seed)
-    model = T5ForConditionalGeneration(T5Config(**(settings | config))).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "layer_norm" in name:
-                parameter.uniform_(0.5, 1.5)
-            elif "relative_attention_bias" in name:
-                parameter.normal_(0, 1)
-    model.generation_config.max_new_tokens = 24
-    return model
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """BPE with byte fallback as the shipped tokenizer has it, trained on sentences of `WORDS`; fewer than 400 tokens."""
-    specials = ["<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+def tiny_tokenizer(n_tokens: int = 320) -> PreTrainedTokenizerFast:
+    """BPE with byte fallback and the parts that the shipped tokenizer has."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    shuffle = random.Random(0)
-    sentences = [" ".join(shuffle.choices(WORDS, k=12)) + "." for _ in range(200)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[*specials, *(f"<0x{byte:02X}>" for byte in range(256))], show_progress=False
-    )
-    tokenizer.train_from_iterator(sentences, trainer)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
+    specials = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(vocab_size=n_tokens - 256, special_tokens=specials, show_progress=False)
+    tokenizer.train_from_iterator(probe_texts(50), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = {**model["vocab"], **{f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}}
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokenizer.model = models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )

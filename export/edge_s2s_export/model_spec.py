@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edge_s2s.bundle import GenerationDefaults
+
 
 class EncoderWithCrossKV(nn.Module):
     """What runs once per source: the encoder, and K and V of every decoder layer's cross-attention.
@@ -37,7 +39,9 @@ class EncoderWithCrossKV(nn.Module):
             projection(hidden).view(batch, sequence, self.n_heads, self.d_head).transpose(1, 2)
             for projection in self.projections
         ]  # 2 * n_layers of [batch, n_heads, sequence, d_head]: layer 0 K, layer 0 V, layer 1 K, ...
-        cross_kv = torch.stack(heads, dim=1).view(batch, self.n_layers, 2, self.n_heads, sequence, self.d_head)
+        cross_kv = torch.stack(heads, dim=1).view(
+            batch, self.n_layers, 2, self.n_heads, sequence, self.d_head
+        )
         return {"cross_kv": cross_kv, "mean_hidden": hidden.mean(dim=1)}
 
 
@@ -54,3 +58,5 @@ class ModelSpec:
     decoder_layers: Sequence[nn.Module]
     """The model's decoder layers; the first output of each is the residual stream."""
     n_encoder_layers: int
+    generation: GenerationDefaults
+    """All of them; `keys` holds those that are single numbers."""

@@ -1,8 +1,8 @@
 """The decoder in plain numpy, straight from `decoder.weights`: the oracle of the tests and of the gates.
 
-Written from the definition of the numbers (`csrc/kernels/kernels.h`), not from the C code. It is slow and keeps every
-intermediate result. Hidden states are float32 as in C; sums run in float64 and are rounded once, so results differ
-from the C core by its rounding only. With int8 weights activations are quantized as the kernels do it.
+Written from the definition of the numbers (`csrc/kernels/kernels.h`), not from the C code; slow and plain.
+Hidden states are float32 as in C; sums run in float64 and are rounded once, so only the core's rounding
+differs. With int8 weights, activations are quantized as the kernels do it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 class ReferenceDecoder:
     """Decodes one sequence from one source: `feed` it tokens, get logits.
 
-    `cross_kv` is the encoder's output for the source, float32 [n_layers, 2 (K, V), n_heads, source_len, d_head].
+    `cross_kv` is what the encoder gave, float32 [n_layers, 2 (K, V), n_heads, source_len, d_head].
     """
 
     def __init__(self, weights: Weights, cross_kv: Floats):
@@ -26,7 +26,9 @@ class ReferenceDecoder:
         self.int8 = self.keys["weights_dtype"] == "int8"
         self.n_heads, self.d_head = int(self.keys["n_heads"]), int(self.keys["d_head"])
         self.cross_kv = cross_kv
-        self.self_kv: list[list[Floats]] = [[] for _ in cross_kv]  # per layer, per position [2, n_heads, d_head]
+        self.self_kv: list[list[Floats]] = [
+            [] for _ in cross_kv
+        ]  # per layer, per position [2, n_heads, d_head]
         self.hidden: list[Floats] = []
 
     def feed(self, tokens: Sequence[int]) -> Floats:
@@ -57,6 +59,9 @@ class ReferenceDecoder:
         scaled: Floats = (x / np.sqrt(mean_square + float(self.keys["norm_eps"]))).astype(np.float32)
         return scaled * self.tensors[name]
 
+    def _floats(self, name: str) -> Floats:
+        return self.tensors[name].astype(np.float32, copy=False)
+
     def _linear(self, x: Floats, name: str) -> Floats:
         """[n, in] -> [n, out]"""
         weight = self.tensors[name].astype(np.float64)  # [out, in]
@@ -85,12 +90,15 @@ class ReferenceDecoder:
 
     def _position_bias(self, layer: int) -> Floats:
         per_layer = self.keys["position_bias_per_layer"]
-        return self.tensors[f"layers.{layer}.position_bias" if per_layer else "position_bias"]
+        return self._floats(f"layers.{layer}.position_bias" if per_layer else "position_bias")
 
     def _attend(
         self, q: Floats, keys: Floats, values: Floats, bias: NDArray[np.floating] | float = 0.0
     ) -> Floats:
-        """q [n, inner], keys and values [n_heads, m, d_head], bias [n_heads, n, m] -> [n, inner]. Scores are not scaled."""
+        """q [n, inner], keys and values [n_heads, m, d_head], bias [n_heads, n, m] -> [n, inner].
+
+        Scores are not scaled; a family that scales them does it in q.
+        """
         queries = q.reshape(len(q), self.n_heads, self.d_head).swapaxes(0, 1).astype(np.float64)
         scores = queries @ keys.swapaxes(1, 2) + bias  # [n_heads, n, m]
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -99,7 +107,10 @@ class ReferenceDecoder:
         return mixed
 
     def _feed_forward(self, layer: int, x: Floats) -> Floats:
-        activation, gated = str(self.keys["ffn"]).removeprefix("gated_"), str(self.keys["ffn"]).startswith("gated_")
+        activation, gated = (
+            str(self.keys["ffn"]).removeprefix("gated_"),
+            str(self.keys["ffn"]).startswith("gated_"),
+        )
         up = self._linear(x, f"layers.{layer}.ffn.up.weight")
         if gated:
             gate, up = np.split(up, 2, axis=-1)
@@ -121,7 +132,7 @@ class ReferenceDecoder:
 
 
 def quantize_activations(x: Floats) -> tuple[Floats, Floats]:
-    """[n, width] -> codes in [-127, 127] and one scale per row [n, 1], x ~ codes * scale. Half rounds to even."""
+    """[n, width] -> codes in [-127, 127] and a scale per row [n, 1]; x ~ codes * scale, half to even."""
     scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
     return np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)), scale
 
@@ -129,7 +140,8 @@ def quantize_activations(x: Floats) -> tuple[Floats, Floats]:
 def _gelu_tanh(x: Floats) -> Floats:
     wide = x.astype(np.float64)
     inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
-    return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
+    y: Floats = (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
+    return y
 
 
 def _relu(x: Floats) -> Floats:
@@ -137,7 +149,8 @@ def _relu(x: Floats) -> Floats:
 
 
 def _silu(x: Floats) -> Floats:
-    return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+    y: Floats = (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+    return y
 
 
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"relu": _relu, "gelu_tanh": _gelu_tanh, "silu": _silu}

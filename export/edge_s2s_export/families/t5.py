@@ -81,6 +81,7 @@ def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
         encoder=encoder.eval(),
         decoder_layers=list(model.decoder.block),
         n_encoder_layers=config.num_layers,
+        generation=defaults,
     )
 
 

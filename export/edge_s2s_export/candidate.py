@@ -1,0 +1,62 @@
+"""A bundle that is not written yet, run by the runtime's own parts."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_s2s.bundle import TOKENIZER, Bundle, Manifest
+from edge_s2s.decoder import DecoderModel, Floats
+from edge_s2s.encoder import Encoder
+from edge_s2s.tokenizer import Tokenizer
+from edge_s2s.weights import FILE as WEIGHTS
+from edge_s2s.weights import read_weights
+
+
+class Greedy(NamedTuple):
+    """Tokens with EOS; for each the distance from best to second logit, and whether it is the best itself."""
+
+    token_ids: list[int]
+    margins: list[float]
+    is_best: list[bool]
+
+
+class Candidate:
+    """Tokenizer, encoder and decoder of the bundle with this manifest and these files."""
+
+    def __init__(self, manifest: Manifest, files: Mapping[str, bytes]):
+        self.manifest = manifest
+        self.weights = read_weights(files[WEIGHTS])
+        views = {name: memoryview(data) for name, data in files.items()}
+        self._encoder = Encoder(Bundle(Path(manifest.name), "directory", manifest, self.weights, views))
+        self._decoder = DecoderModel(files[WEIGHTS])
+        self.tokenizer = Tokenizer(
+            files[TOKENIZER],
+            vocab_size=manifest.dimensions.vocab_size,
+            prefix=manifest.prefix,
+            unk_id=manifest.special_tokens.unk,
+        )
+
+    def encode(self, input_ids: Sequence[int]) -> Floats:
+        """Cross-attention keys and values of a source, [n_layers, 2, n_heads, source_len, d_head]."""
+        return self._encoder.run(self._decoder.embed(list(input_ids))).cross_kv
+
+    def logits(self, cross_kv: Floats, decoder_ids: Sequence[int]) -> Floats:
+        """Logits after each of `decoder_ids`, the start token first: teacher forcing, [n, vocab_size]."""
+        with self._decoder.session(1, 1, cross_kv.shape[3], len(decoder_ids)) as session:
+            session.set_source(0, cross_kv)
+            return np.concatenate([session.step([token]) for token in decoder_ids])
+
+    def greedy(self, cross_kv: Floats) -> Greedy:
+        """What greedy search with the bundle's defaults generates."""
+        defaults = self.manifest.generation
+        with self._decoder.session(1, 1, cross_kv.shape[3], defaults.max_new_tokens) as session:
+            session.set_source(0, cross_kv)
+            params = dataclasses.replace(defaults, num_beams=1, num_return_sequences=1)
+            token_ids = list(session.generate(params)[0][0].token_ids)
+        logits = self.logits(cross_kv, [self.manifest.special_tokens.decoder_start, *token_ids[:-1]])
+        second, best = np.sort(logits, axis=1)[:, -2:].T
+        is_best = logits.argmax(axis=1) == token_ids
+        return Greedy(token_ids, (best - second).tolist(), is_best.tolist())

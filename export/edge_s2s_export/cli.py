@@ -1,0 +1,133 @@
+"""`edge-s2s-export`: builds bundles. Exit codes: 0 ok, 1 error, 2 usage, 130 interrupted."""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_s2s.bundle import RUNTIME_VERSION
+from edge_s2s.errors import EdgeS2SError
+
+from .errors import ExportError
+
+EXAMPLES = """\
+examples:
+  edge-s2s-export convert ./flan-t5-small --out flan-t5-small.es2s --licence Apache-2.0
+  edge-s2s-export convert google/flan-t5-small --out bundles/flan/ --dtype float32
+  edge-s2s-export convert ./summarizer --out summarizer.es2s --task summarization --languages en \\
+      --prefix "summarize: " --licence CC-BY-4.0 --data "Our Corpus, CC BY 4.0, https://example.org"
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _convert(options)
+    except KeyboardInterrupt:
+        return 130
+    except (ExportError, EdgeS2SError, OSError) as error:
+        print(f"edge-s2s-export: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-s2s-export",
+        description="Builds edge_s2s bundles.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {RUNTIME_VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    convert = commands.add_parser(
+        "convert",
+        help="a Hugging Face checkpoint becomes a checked bundle",
+        description="Converts a checkpoint, compares it with transformers, and writes it if all gates pass.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = convert.add_argument
+    add("source", metavar="SOURCE", help="a local Hugging Face folder, or a hub id")
+    add("--out", required=True, type=Path, metavar="BUNDLE", help="a file NAME.es2s, or a directory")
+    add("--dtype", choices=("int8", "float32"), default="int8", help="of the weights (default: %(default)s)")
+    add("--name", help="of the bundle (default: that of SOURCE)")
+    add("--model-version", default="1.0.0", metavar="X.Y.Z", help="of the weights (default: %(default)s)")
+    add("--task", default="text2text-generation", help="what it does (default: %(default)s)")
+    add("--prefix", default="", metavar="TEXT", help="what every input starts with, its last blank included")
+    add("--languages", nargs="+", default=[], metavar="CODE", help="such as: en de")
+    add("--licence", default="NOASSERTION", metavar="SPDX", help="of the weights, such as Apache-2.0")
+    add(
+        "--data",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="a training set and its licence; repeatable",
+    )
+    add(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help='checks use its rows {"source": ...} (default: English ones)',
+    )
+    add("--replace", action="store_true", help="replace BUNDLE if it exists")
+    return parser
+
+
+def _convert(options: argparse.Namespace) -> None:
+    try:
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise ExportError(
+            f"{error.name} is missing; install it with: pip install 'edge_s2s[export]'"
+        ) from error
+    from .convert import convert  # needs what the line above has just asked for
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning)  # of the trace; the gates check its result
+
+    def show(step: str, seconds: float) -> None:
+        print(f"{step:<32}{seconds:7.1f} s", file=sys.stderr)
+
+    report = convert(
+        options.source,
+        options.out,
+        dtype=options.dtype,
+        name=options.name,
+        model_version=options.model_version,
+        task=options.task,
+        prefix=options.prefix,
+        languages=options.languages,
+        licence=options.licence,
+        data=options.data,
+        texts=None if options.texts is None else _read_texts(options.texts),
+        replace=options.replace,
+        on_step=show,
+    )
+    for name, value in report.metrics.items():
+        print(f"{name:<32}{value:9.4g}", file=sys.stderr)
+    print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB")
+
+
+def _read_texts(path: Path) -> list[str]:
+    texts: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            text = json.loads(line)["source"]
+        except (ValueError, TypeError, KeyError):
+            text = None
+        if not isinstance(text, str) or not text.strip():
+            raise ExportError(
+                f'{path}, line {number}: expected {{"source": "some text"}}, found {line[:60]!r}'
+            )
+        texts.append(text)
+    return texts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The pipeline: a Hugging Face checkpoint becomes a checked bundle, or nothing is written."""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from edge_s2s.bundle import (
+    RUNTIME_VERSION,
+    Dimensions,
+    Encoder,
+    Features,
+    Licence,
+    Manifest,
+    Quantization,
+    SpecialTokens,
+    write_bundle,
+)
+from edge_s2s.weights import Key, expected_tensors, write_weights
+
+from . import families, gates
+from .candidate import Candidate
+from .errors import ExportError
+from .golden import golden_cases
+from .model_card import UNKNOWN_LICENCE, licence_text, model_card
+from .model_spec import ModelSpec
+from .onnx_encoder import export_encoder
+from .probe_texts import probe_texts
+from .quantize import quantize_tensors
+
+HEAD_RESCORE = 8  # best logits that are recomputed with float activations in an int8 bundle
+N_GATE_TEXTS = 20
+N_GOLDEN_TEXTS = 400  # to choose from
+ONNX_FILE = "encoder.onnx"
+
+Dtype = Literal["int8", "float32"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` wrote, and what the gates measured."""
+
+    path: Path
+    size_bytes: int
+    metrics: Mapping[str, float]
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    dtype: Dtype = "int8",
+    name: str | None = None,
+    model_version: str = "1.0.0",
+    task: str = "text2text-generation",
+    prefix: str = "",
+    languages: Sequence[str] = (),
+    licence: str = UNKNOWN_LICENCE,
+    data: Sequence[str] = (),
+    texts: Sequence[str] | None = None,
+    replace: bool = False,
+    on_step: Callable[[str, float], None] = lambda _step, _seconds: None,
+) -> Report:
+    """Converts `source`, a local Hugging Face folder or a hub id, into the bundle `out`.
+
+    `out` is an .es2s file or a directory. `prefix` starts every input. `licence` is the SPDX expression of
+    the weights, `data` one line for each data set they were trained on. `texts`, by default English ones
+    written for this project, are what gates and golden cases use. `on_step` gets each finished step and its
+    seconds.
+
+    The same arguments give the same bytes. Raises `ExportError` if a bundle cannot hold the model,
+    `GateError` if the result does not do what transformers does, and FileExistsError without `replace`.
+    """
+    step = _timer(on_step)
+    with step("load the checkpoint"):
+        model, tokenizer = _load(source)
+        spec = families.describe(model, tokenizer)
+        spec = dataclasses.replace(spec, keys={**spec.keys, "prefix": prefix})
+        tokenizer_json = _tokenizer_json(tokenizer)
+    manifest = Manifest(
+        name=name or re.sub("[^A-Za-z0-9._-]+", "-", Path(source).resolve().name).strip("-._"),
+        version=model_version,
+        task=task,
+        prefix=prefix,
+        languages=tuple(languages),
+        features=Features.from_keys(spec.keys),
+        dimensions=Dimensions.from_keys(spec.keys, n_encoder_layers=spec.n_encoder_layers),
+        special_tokens=SpecialTokens.from_keys(spec.keys, unk=tokenizer.unk_token_id),
+        generation=spec.generation,
+        quantization=Quantization.from_keys(spec.keys, encoder_weights="float32", activations="float32"),
+        encoders=(Encoder("onnx", ONNX_FILE),),
+        min_runtime=RUNTIME_VERSION,
+        licence=Licence(licence, tuple(data)),
+        created_by=f"edge-s2s-export {RUNTIME_VERSION}",
+    )
+    with step("export the encoder"):
+        files = {
+            ONNX_FILE: export_encoder(spec.encoder, dtype="float32"),
+            "decoder.weights": write_weights(spec.keys, spec.tensors),
+            "tokenizer.json": tokenizer_json,
+        }
+    candidate = Candidate(manifest, files)
+    with step("run transformers"):
+        all_texts = probe_texts(N_GOLDEN_TEXTS) if texts is None else list(texts)
+        gate_texts = [prefix + text for text in all_texts[:N_GATE_TEXTS]]
+        references = gates.run_transformers(model, tokenizer, spec, gate_texts)
+    with step("check the float32 conversion"):
+        metrics = {**gates.check_float(candidate, model, spec, references)}
+    if dtype == "int8":
+        with step("quantize"):
+            keys = {**spec.keys, "weights_dtype": "int8", "head_rescore": HEAD_RESCORE}
+            files[ONNX_FILE] = export_encoder(spec.encoder, dtype="int8")
+            files["decoder.weights"] = write_weights(keys, _quantized(spec, keys))
+            manifest = dataclasses.replace(
+                manifest,
+                features=Features.from_keys(keys),
+                quantization=Quantization.from_keys(
+                    keys, encoder_weights="int8", activations="dynamic, int8 per token"
+                ),
+            )
+            candidate = Candidate(manifest, files)
+        with step("check what int8 costs"):
+            metrics |= gates.check_int8(candidate, references)
+    with step("choose golden cases"):
+        files["golden.json"] = golden_cases(candidate, all_texts)
+    with step("write the bundle"):
+        files["eval.json"] = _eval_json(metrics)
+        files["LICENSE"] = licence_text(manifest).encode()
+        files["MODEL_CARD.md"] = model_card(manifest, metrics).encode()
+        write_bundle(out, manifest, files, replace=replace)
+    return Report(Path(out), sum(map(len, files.values())), metrics)
+
+
+def _timer(on_step: Callable[[str, float], None]) -> Callable[[str], Any]:
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        on_step(name, time.perf_counter() - start)
+
+    return step
+
+
+def _load(source: str | Path) -> tuple[Any, Any]:
+    """Model in float32 and tokenizer. transformers reads the local folder, or the hub."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        expected = "a Hugging Face folder with config.json, or a hub id and a network connection"
+        raise ExportError(f"{source}: expected {expected}; {error}") from error
+    families.check_known(config.model_type)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32).eval()
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{source}: expected weights and a tokenizer beside config.json; {error}"
+        ) from error
+    return model, tokenizer
+
+
+def _tokenizer_json(tokenizer: Any) -> bytes:
+    if not tokenizer.is_fast:
+        raise ExportError(
+            f"tokenizer: expected a fast one, with tokenizer.json, found {type(tokenizer).__name__}; "
+            "convert it with AutoTokenizer.from_pretrained(source, use_fast=True).save_pretrained(source)"
+        )
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    text: str = backend.to_str()
+    return text.encode()
+
+
+def _quantized(spec: ModelSpec, keys: Mapping[str, Key]) -> dict[str, Any]:
+    matrices = {name for name, tensor in expected_tensors(keys).items() if tensor.dtype == "int8"}
+    return quantize_tensors(spec.tensors, matrices)
+
+
+def _eval_json(metrics: Mapping[str, float]) -> bytes:
+    """What was measured, and with which versions. No date: the same input gives the same bytes."""
+    packages = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+    document = {
+        "gates": {name: float(f"{value:.4g}") for name, value in metrics.items()},
+        "versions": {package: version(package) for package in packages},
+    }
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
