@@ -1,7 +1,9 @@
 """Attacks by decoder.weights, after the classes A to L of bugs in readers of model files (README.md)."""
 
 import hashlib
+import random
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from hostile import FILES, KEYS, MANIFEST, VALID, WEIGHTS, add_folder, flip, make_contents
@@ -37,6 +39,7 @@ KEY_AT = {name: 64 + 256 * i for i, name in enumerate(sorted(KEYS))}
 TENSOR_AT = {name: 64 + 256 * N_KEYS + 128 * i for i, name in enumerate(sorted(tiny_tensors(KEYS)))}
 DATA_AT = {name: struct.unpack_from("<Q", VALID_WEIGHTS, at + 104)[0] for name, at in TENSOR_AT.items()}
 FIRST, LAST = min(TENSOR_AT), max(TENSOR_AT)
+TABLES_END = DATA_AT[FIRST]  # of header, keys and tensor entries
 MATRIX = "embedding.weight"  # int8 [20, 8]
 
 
@@ -53,6 +56,20 @@ def write_repaired(folder: Path, data: bytes) -> None:
     for name, changed in ((WEIGHTS, data), (MANIFEST, manifest)):
         with (folder / name).open("r+b") as file:  # in place: truncating first is ten times slower
             file.write(changed)
+
+
+def mutants(n_mutants: int) -> Iterator[bytes]:
+    """Weights with one to three numbers in tables or tensors replaced by tempting ones, hashes repaired."""
+    choose = random.Random(n_mutants)
+    tempting = [*range(5), *(2**n + d for n in (3, 6, 7, 8, 16, 31, 32, 62, 63, 64) for d in (-1, 0, 1))]
+    for _ in range(n_mutants):
+        data = bytearray(VALID_WEIGHTS)
+        for _ in range(choose.choice([1, 1, 2, 3])):
+            size = choose.choice([1, 4, 8])
+            section = choose.choice([(16, TABLES_END), (TABLES_END, len(data))])
+            at = choose.randrange(*section) // size * size
+            data[at : at + size] = (choose.choice(tempting) % (1 << 8 * size)).to_bytes(size, "little")
+        yield repair_hash(bytes(data))
 
 
 def sha256(data: bytes) -> bytes:
