@@ -19,6 +19,7 @@ Opening hashes each file once, over the mapped bytes that are used later. A bund
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -63,6 +64,13 @@ _JSON_MARK = re.compile(
 )  # a string, or a mark outside of strings
 # Bytes that json.loads and its hooks need at most for what starts with this character (CPython, 64 bits).
 _JSON_BYTES = {b'"': 64, b"[": 128, b"]": 0, b"{": 256, b"}": 0, b",": 40, b":": 192}
+_JSON_TYPES: Mapping[object, str] = {
+    int: "an integer",
+    float: "a number such as 1.0",
+    str: "a string",
+    bool: "true or false",
+    types.NoneType: "null",
+}
 _EARLY_STOPPING: tuple[bool | Literal["never"], ...] = (
     False,
     True,
@@ -341,7 +349,7 @@ def _build(kind: object, value: object, file: str, where: str = "") -> object:
             raise _refuse(file, where, "an object", value)
         prefix = f"{where}." if where else ""
         if missing := fields.keys() - value.keys():
-            raise BundleError(file, f"{prefix}{min(missing)}", "no such key")
+            raise BundleError(file, f'key "{prefix}{min(missing)}"', "no such key")
         if unknown := value.keys() - fields.keys():
             raise _refuse(file, where, "no key but those of its schema", min(unknown))
         return kind(
@@ -356,7 +364,7 @@ def _build(kind: object, value: object, file: str, where: str = "") -> object:
             raise _refuse(file, where, "an object", value)
         return {name: _build(args[1], item, file, f"{where}[{_show(name)}]") for name, item in value.items()}
     if not _is(value, kind):
-        raise _refuse(file, where, kind.__name__ if isinstance(kind, type) else str(kind), value)
+        raise _refuse(file, where, _describe(kind), value)
     return value
 
 
@@ -367,6 +375,14 @@ def _is(value: object, kind: object) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in args
     return kind is object or type(value) is kind  # exactly: True is no int, 1 no float
+
+
+def _describe(kind: object) -> str:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " or ".join(map(_describe, typing.get_args(kind)))
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return _JSON_TYPES[kind]
 
 
 def _check_version(document: Mapping[str, object]) -> None:
@@ -601,7 +617,9 @@ def _open(path: str | Path, file: str, *, flags: int = 0, dir_fd: int | None = N
     try:  # without O_NONBLOCK, opening a FIFO would wait for a writer
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=dir_fd)
     except OSError as error:
-        raise BundleError(file, "a file or directory that can be read", str(error.strerror)) from error
+        is_link = error.errno == errno.ELOOP and flags & os.O_NOFOLLOW
+        found = "a symbolic link" if is_link else str(error.strerror)
+        raise BundleError(file, "a file or directory that can be read", found) from error
 
 
 def _map_entry(name: str, dir_fd: int) -> memoryview:

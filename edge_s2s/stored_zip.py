@@ -35,6 +35,7 @@ _CENTRAL_FIELDS = (
     "disk", "internal attributes", "external attributes", "offset",
 )  # fmt: skip
 _END = struct.Struct("<4s4H2IH")
+_END_SIGNATURE = b"PK\5\6"
 _END_FIELDS = (
     "signature", "disk", "first disk", "entries on this disk", "entries", "size of the central directory",
     "offset of the central directory", "length of the comment",
@@ -70,9 +71,14 @@ def read_zip(view: memoryview, file: str) -> dict[str, memoryview]:
     if len(view) < _END.size:
         raise BundleError(file, f"a zip of at least {_END.size} bytes", f"{len(view)} bytes")
     end = len(view) - _END.size
-    n_entries, _, start = _END.unpack_from(view, end)[4:7]
+    signature, _, _, _, n_entries, _, start, _ = _END.unpack_from(view, end)
+    if signature != _END_SIGNATURE:
+        raise BundleError(
+            file, f"a zip that ends with {_END_SIGNATURE!r} and 18 bytes", ascii(signature),
+            hint="the file is incomplete, or no bundle",
+        )  # fmt: skip
     if not 1 <= n_entries <= MAX_ENTRIES:
-        raise BundleError(file, f"an end record, with 1..{MAX_ENTRIES} entries", f"{n_entries}")
+        raise BundleError(file, f"1..{MAX_ENTRIES} entries", f"{n_entries}")
     if start > end:
         raise BundleError(file, f"the central directory before byte {end}", f"offset {start}")
     _compare(file, _end_record(n_entries, end - start, start), view[end:], _END, _END_FIELDS)
@@ -153,4 +159,4 @@ def _central_header(name: str, size: int, crc: int, offset: int) -> bytes:
 
 
 def _end_record(n_entries: int, directory_size: int, directory_offset: int) -> bytes:
-    return _END.pack(b"PK\5\6", 0, 0, n_entries, n_entries, directory_size, directory_offset, 0)
+    return _END.pack(_END_SIGNATURE, 0, 0, n_entries, n_entries, directory_size, directory_offset, 0)

@@ -411,7 +411,7 @@ def test_any_value_anywhere_in_a_manifest_loads_or_raises_bundle_error(value, wh
         ({"cases": [{"text": "a", "input_ids": [1], "token_ids": [1] * 17}]}, "cases[0].token_ids"),
         ({"cases": [{"text": "a", "input_ids": [True], "token_ids": [1]}]}, "cases[0].input_ids[0]"),
         ({"cases": [{"text": "\ud800", "input_ids": [1], "token_ids": [1]}]}, "cases[0].text"),
-        ({"cases": [{"text": "a", "input_ids": [1]}]}, "cases[0].token_ids"),
+        ({"cases": [{"text": "a", "input_ids": [1]}]}, 'key "cases[0].token_ids"'),
         ({"cases": [], "more": 1}, "no key"),
         ([], "an object"),
     ],
@@ -441,7 +441,7 @@ print(*set(sys.modules) - before)
 
 
 def test_opening_twelve_megabytes_costs_little_more_than_hashing_them(path):
-    """Median of 5; measured 11 ms against 9 ms of SHA-256, so the limit leaves room for a busy machine."""
+    """The fastest of 7, as a busy machine only ever adds time; measured 11 ms, 9 of them SHA-256."""
     keys = tiny_keys(vocab_size=8192, d_model=256, d_ff=768, n_heads=4, d_head=64)
     files = {
         **FILES,
@@ -450,7 +450,7 @@ def test_opening_twelve_megabytes_costs_little_more_than_hashing_them(path):
     }
     write_bundle(path, tiny_manifest(keys), files)
     open_seconds, hash_seconds = [], []
-    for _ in range(5):
+    for _ in range(7):
         start = time.perf_counter()
         open_bundle(path).close()
         open_seconds.append(time.perf_counter() - start)
@@ -458,4 +458,4 @@ def test_opening_twelve_megabytes_costs_little_more_than_hashing_them(path):
         for data in (*files.values(), files["decoder.weights"]):  # whose own hash is checked too
             hashlib.sha256(data).digest()
         hash_seconds.append(time.perf_counter() - start)
-    assert sorted(open_seconds)[2] < sorted(hash_seconds)[2] + 0.02
+    assert min(open_seconds) < min(hash_seconds) + 0.015

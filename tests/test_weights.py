@@ -238,20 +238,20 @@ def test_docstring_names_every_key_and_its_range():
         assert weights.INT_KEYS[name] == (1, int(bound))
 
 
-def test_sixty_megabytes_are_checked_in_a_fifth_of_a_second():
-    """Median of 5; measured 0.04 s with SHA instructions, so a slow or busy machine has room."""
+def test_checking_sixty_megabytes_costs_little_more_than_hashing_them():
+    """The fastest of 7, as a busy machine only ever adds time; measured 37 ms, 32 of them SHA-256."""
     keys = tiny_keys(vocab_size=32128, d_model=1024, d_ff=4096, n_layers=1, n_heads=16, d_head=64)
     data = write_weights(keys, tiny_tensors(keys))
     assert 50e6 < len(data) < 70e6
-    seconds = []
-    for _ in range(5):
+    read_seconds, hash_seconds = [], []
+    for _ in range(7):
         start = time.perf_counter()
         read_weights(data)
-        seconds.append(time.perf_counter() - start)
-    hash_start = time.perf_counter()
-    hashlib.sha256(data).digest()
-    hash_seconds = time.perf_counter() - hash_start
-    assert sorted(seconds)[2] < hash_seconds + 0.1, f"{seconds}, of which SHA-256 {hash_seconds:.3f}"
+        read_seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        hashlib.sha256(data).digest()
+        hash_seconds.append(time.perf_counter() - start)
+    assert min(read_seconds) < min(hash_seconds) + 0.05
 
 
 numbers = {"d_model": st.integers(1, 9), "d_ff": st.integers(1, 9), "n_layers": st.integers(1, 3)}
