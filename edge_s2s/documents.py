@@ -111,6 +111,9 @@ def split_document(
     chunks: list[str] = []
     start = covered = 0  # units of this chunk: start..end; those before `covered` are in an earlier one
     while covered < len(units):
+        if units[covered].text.isspace():  # nothing new
+            covered += 1
+            continue
         end = _best_end(units, start, covered, chunk_tokens)
         # Where units meet there may be more tokens than in each of them alone.
         while count_tokens(chunk := _join(units[start:end])) > chunk_tokens:
@@ -144,11 +147,14 @@ def _best_end(units: Sequence[_Unit], start: int, covered: int, chunk_tokens: in
 
 
 def _overlap_start(units: Sequence[_Unit], first: int, end: int, max_tokens: int) -> int:
-    start = end
-    while start > first and units[start - 1].n_tokens <= max_tokens:
-        start -= 1
+    """The earliest of the best borders at most `max_tokens` before `end`; `end` if there is none."""
+    starts = []
+    for start in range(end - 1, first - 1, -1):
         max_tokens -= units[start].n_tokens
-    return start
+        if max_tokens < 0:
+            break
+        starts.append(start)
+    return max(starts, key=lambda start: (units[start].border, -start), default=end)
 
 
 def _join(units: Sequence[_Unit]) -> str:
@@ -194,9 +200,9 @@ def split_sentences(text: str) -> list[str]:
     sentences = []
     start = 0
     for match in _SENTENCE_END.finditer(text):
+        if text[match.end() : match.end() + 1].islower() and len(match[0].rstrip()) > 1:
+            continue  # `... and so on`, `"Really?" he said`
         mark = match.start() + 1
-        if text[match.end() : match.end() + 1].islower():
-            continue
         if _ABBREVIATION.search(text[max(mark - _LONGEST_ABBREVIATION, start) : mark]):
             continue
         sentences.append(text[start : match.end()])
@@ -215,8 +221,7 @@ def _split_words(text: str, count_tokens: CountTokens, max_tokens: int) -> list[
         cut = len(text) * i // n_parts
         blank = next((j for j in range(cut, cuts[-1], -1) if text[j - 1].isspace()), cut)
         cuts.append(max(blank, cuts[-1]))
-    cuts.append(len(text))
-    parts = [text[a:b] for a, b in pairwise(cuts) if a < b]
+    parts = [text[a:b] for a, b in pairwise([*cuts, len(text)]) if a < b]
     return [unit for part in parts for unit in _split_words(part, count_tokens, max_tokens)]
 
 

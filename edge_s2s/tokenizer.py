@@ -180,7 +180,7 @@ def _parts(name: str, component: object) -> Iterator[dict[str, object]]:
 
 def _check_part(name: str, part: dict[str, object]) -> None:
     kind = part.get("type")
-    if kind not in ALLOWED[name]:
+    if not isinstance(kind, str) or kind not in ALLOWED[name]:
         raise BundleError(TOKENIZER, f"{name}: one of {', '.join(sorted(ALLOWED[name]))}", ascii(kind)[:100])
     pattern = part.get("pattern")
     if pattern is not None and not (isinstance(pattern, dict) and list(pattern) == ["String"]):

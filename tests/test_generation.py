@@ -1,0 +1,121 @@
+"""Options are checked in one place, with sentences, and merged with the bundle's defaults."""
+
+import dataclasses
+import typing
+
+import pytest
+from transformers import GenerationConfig
+
+from edge_s2s import GenerationOptions
+from edge_s2s.bundle import Dimensions, GenerationDefaults
+from tiny_bundle import tiny_keys
+
+KEYS = tiny_keys()
+DEFAULTS = GenerationDefaults.from_keys(KEYS, suppress_tokens=(3,), bad_words_ids=((4, 5),))
+DIMENSIONS = Dimensions.from_keys(KEYS, n_encoder_layers=2)  # 20 tokens, 16 new ones
+
+
+def complete(**options: object) -> GenerationDefaults:
+    return GenerationOptions(**options).complete(DEFAULTS, DIMENSIONS)  # type: ignore[arg-type]
+
+
+def test_every_option_but_the_deadline_is_one_of_transformers():
+    names = {field.name for field in dataclasses.fields(GenerationOptions)} - {"deadline_ms"}
+    assert names <= vars(GenerationConfig()).keys()
+
+
+def test_no_options_are_the_bundles_defaults():
+    assert complete() == DEFAULTS
+
+
+def test_every_option_that_is_given_replaces_its_default():
+    given = {
+        "num_beams": 3,
+        "num_return_sequences": 3,
+        "max_new_tokens": 7,
+        "min_new_tokens": 2,
+        "early_stopping": True,
+        "length_penalty": -1.5,
+        "repetition_penalty": 1.25,
+        "no_repeat_ngram_size": 4,
+        "bad_words_ids": ((7, 8), (9,)),
+        "suppress_tokens": (),
+        "forced_bos_token_id": 5,
+        "forced_eos_token_id": 6,
+    }
+    assert given.keys() == {field.name for field in dataclasses.fields(GenerationDefaults)}
+    assert all(getattr(DEFAULTS, name) != value for name, value in given.items())
+    assert dataclasses.asdict(complete(**given)) == given
+
+
+def test_lengths_that_count_the_start_token_are_one_more():
+    assert complete(max_length=8, min_length=4) == dataclasses.replace(
+        DEFAULTS, max_new_tokens=7, min_new_tokens=3
+    )
+    assert complete(min_length=0).min_new_tokens == 0
+
+
+def test_minus_one_switches_a_forced_token_off():
+    assert DEFAULTS.forced_eos_token_id == 1
+    assert complete(forced_eos_token_id=-1).forced_eos_token_id is None
+
+
+def test_a_default_gives_way_to_an_option():
+    assert (DEFAULTS.num_beams, DEFAULTS.num_return_sequences) == (4, 2)
+    assert complete(num_beams=1).num_return_sequences == 1
+    defaults = dataclasses.replace(DEFAULTS, min_new_tokens=5)
+    assert GenerationOptions(max_new_tokens=3).complete(defaults, DIMENSIONS).min_new_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3 but num_beams is 2"),
+        ({"num_return_sequences": 5}, "num_return_sequences is 5 but num_beams, by default, is 4"),
+        ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens is 6 but max_new_tokens is 5"),
+        ({"min_length": 8, "max_length": 7}, "min_new_tokens is 7 but max_new_tokens is 6"),
+        ({"min_new_tokens": 13}, "min_new_tokens is 13 but max_new_tokens, by default, is 12"),
+        ({"max_new_tokens": 5, "max_length": 6}, "max_new_tokens and max_length mean the same"),
+        ({"min_new_tokens": 5, "min_length": 6}, "min_new_tokens and min_length mean the same"),
+        ({"max_new_tokens": 17}, "max_new_tokens is 17 but this model generates at most 16"),
+        ({"max_length": 18}, "max_new_tokens is 17 but this model generates at most 16"),
+        ({"suppress_tokens": [19, 20]}, "suppress_tokens: expected token ids below 20, found 20"),
+        ({"bad_words_ids": [[1], [20, 3]]}, "bad_words_ids: expected token ids below 20, found 20"),
+        ({"forced_bos_token_id": 20}, "forced_bos_token_id: expected token ids below 20, found 20"),
+        ({"num_beams": 0}, r"num_beams: expected an integer in 1\.\.64, found 0"),
+        ({"num_beams": 2.0}, r"num_beams: expected an integer in 1\.\.64, found 2\.0"),
+        ({"num_beams": True}, "num_beams: expected an integer .* found True"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected an integer"),
+        ({"max_length": 1}, "max_length: expected an integer"),
+        ({"min_new_tokens": -1}, "min_new_tokens: expected an integer"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size: expected an integer"),
+        ({"deadline_ms": 0}, "deadline_ms: expected an integer"),
+        ({"length_penalty": float("nan")}, "length_penalty: expected a number in -100..100, found nan"),
+        ({"length_penalty": "1"}, "length_penalty: expected a number"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: expected a number"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty: expected a number"),
+        ({"early_stopping": "always"}, 'early_stopping: expected True, False or "never"'),
+        ({"early_stopping": 1}, 'early_stopping: expected True, False or "never"'),
+        ({"bad_words_ids": [[1], []]}, "bad_words_ids: expected sequences of tokens, found an empty one"),
+        ({"bad_words_ids": [[-1]]}, "bad_words_ids: expected an integer"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens: expected an integer"),
+        ({"forced_eos_token_id": -2}, "forced_eos_token_id: expected an integer"),
+    ],
+)  # fmt: skip
+def test_wrong_or_contradicting_options_are_named_in_a_sentence(options: dict[str, object], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        complete(**options)
+
+
+def test_options_are_frozen_and_hashable():
+    options = GenerationOptions(bad_words_ids=[[1, 2]], suppress_tokens=[3])
+    assert options == GenerationOptions(bad_words_ids=((1, 2),), suppress_tokens=(3,))
+    assert hash(options) == hash(GenerationOptions(bad_words_ids=((1, 2),), suppress_tokens=(3,)))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.num_beams = 2  # type: ignore[misc]
+
+
+def test_every_option_may_be_none():
+    hints = typing.get_type_hints(GenerationOptions)
+    assert all(type(None) in typing.get_args(hint) for hint in hints.values())
+    assert all(getattr(GenerationOptions(), name) is None for name in hints)

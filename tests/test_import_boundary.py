@@ -1,0 +1,72 @@
+"""Who may import whom, as architecture.md draws it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edge_s2s
+
+PACKAGE = Path(edge_s2s.__file__).parent
+FOREIGN = ("torch", "transformers", "optimum", "onnx", "httpx", "safetensors", "tqdm")
+# Module -> modules of the package that it may import. Layers: each one knows only those below it.
+ALLOWED = {
+    "errors": set(),
+    "threads": set(),
+    "documents": set(),
+    "stored_zip": {"errors"},
+    "weights": {"errors"},
+    "bundle": {"errors", "stored_zip", "weights"},
+    "generation": {"bundle"},
+    "tokenizer": {"bundle", "errors", "weights"},
+    "encoder": {"bundle", "errors"},
+    "decoder": {"_core", "bundle", "errors", "weights"},
+    "model": {
+        "bundle", "decoder", "documents", "encoder", "errors", "generation", "threads", "tokenizer",
+        "weights",
+    },
+    "jsonl": {"generation", "model"},
+    "cli": {"__init__", "bundle", "errors", "generation", "jsonl", "model"},
+    "__init__": {"bundle", "errors", "generation", "model"},
+    "__main__": {"cli"},
+}  # fmt: skip
+
+
+def imports_of(module: str) -> set[str]:
+    """Modules of the package that the source imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif (
+            isinstance(node, ast.ImportFrom) and node.module == "edge_s2s"
+        ):  # a module, or a name of __init__
+            names = [f"edge_s2s.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"edge_s2s.{node.module}" if node.level else str(node.module)]
+        else:
+            continue
+        for name in names:
+            if name == "edge_s2s" or name.startswith("edge_s2s."):
+                submodule = name.split(".")[1] if "." in name else "__init__"
+                is_module = (PACKAGE / f"{submodule}.py").exists() or submodule == "_core"
+                found.add(submodule if is_module else "__init__")
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in PACKAGE.glob("*.py")))
+def test_module_imports_only_what_is_below_it(module: str):
+    assert imports_of(module) <= ALLOWED[module]
+
+
+def test_only_the_decoder_touches_the_compiled_module():
+    assert [module for module in ALLOWED if "_core" in imports_of(module)] == ["decoder"]
+
+
+def test_a_fresh_interpreter_that_imports_the_package_loads_nothing_of_the_exporters():
+    code = f"import sys, edge_s2s, edge_s2s.cli; print(*({FOREIGN} & sys.modules.keys()))"
+    code = code.replace(str(FOREIGN), str(set(FOREIGN)))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
