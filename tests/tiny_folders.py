@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_models import random_t5
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from edge_s2s_export.probe_texts import probe_texts
+from tiny_models import random_t5
 
 MAX_NEW_TOKENS = 12
 

@@ -1,0 +1,243 @@
+"""Conversion from end to end, on tiny checkpoints made here."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import edge_s2s
+from edge_s2s.bundle import open_bundle
+from edge_s2s.generation import GenerationOptions
+from edge_s2s_export import families
+from edge_s2s_export.convert import convert
+from edge_s2s_export.errors import ExportError, GateError
+from edge_s2s_export.golden import MIN_CASES, MIN_MARGIN
+from edge_s2s_export.probe_texts import probe_texts
+from edge_s2s_export.reference_decoder import ReferenceDecoder
+from tiny_folders import make_tiny_folder
+from tiny_models import KINDS
+
+PREFIX = "say: "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_folder(tmp_path_factory.mktemp("hf") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundle") / "tiny.es2s"
+    convert(folder, out, prefix=PREFIX, licence="CC-BY-4.0", data=["our own words"], languages=["en", "fr"])
+    return out
+
+
+def test_the_bundle_says_what_it_was_asked_to_say(bundle: Path):
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+        licence = bytes(opened.read("LICENSE")).decode()
+        card = bytes(opened.read("MODEL_CARD.md")).decode()
+    assert (manifest.name, manifest.prefix, manifest.languages) == ("tiny", PREFIX, ("en", "fr"))
+    assert manifest.special_tokens == edge_s2s.bundle.SpecialTokens(0, 1, 0, 2)
+    assert (manifest.quantization.weights, manifest.quantization.head_rescore) == ("int8", 8)
+    assert sorted(manifest.files) == sorted(
+        [
+            "encoder.onnx",
+            "decoder.weights",
+            "tokenizer.json",
+            "golden.json",
+            "eval.json",
+            "LICENSE",
+            "MODEL_CARD.md",
+        ]
+    )
+    assert "CC-BY-4.0" in licence
+    assert "our own words" in licence
+    assert "# tiny 1.0.0" in card
+    assert "CC-BY-4.0" in card
+
+
+def test_eval_json_holds_what_the_report_says(folder: Path, tmp_path: Path):
+    report = convert(folder, tmp_path / "b.es2s")
+    with open_bundle(report.path) as opened:
+        document = json.loads(bytes(opened.read("eval.json")))
+    assert document["gates"].keys() == report.metrics.keys()
+    for name, value in document["gates"].items():
+        assert value == pytest.approx(report.metrics[name], rel=1e-3)
+    assert 0.95 <= document["gates"]["int8_argmax_agreement"] <= 1
+    assert document["versions"]["torch"] == torch.__version__
+
+
+def test_golden_cases_have_their_margin_and_are_what_the_model_generates(bundle: Path):
+    with open_bundle(bundle) as opened, edge_s2s.load(bundle) as model:
+        cases = opened.golden()
+        for case in cases:
+            assert model.encode(case.text) == list(case.input_ids)
+            [[generation]] = model.generate([case.text])
+            assert generation.token_ids == case.token_ids
+            # The margin once more, with the numpy decoder behind the runtime's encoder.
+            parts = model._parts
+            cross_kv = parts.encoder.run(parts.decoder.embed(case.input_ids)).cross_kv
+            logits = ReferenceDecoder(opened.weights, cross_kv).feed([0, *case.token_ids[:-1]])
+            second, best = np.sort(logits, axis=1)[:, -2:].T
+            assert (best - second).min() > MIN_MARGIN - 0.01
+    assert MIN_CASES <= len(cases) <= 16
+    assert len({case.token_ids for case in cases}) > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_bundles_generate_what_transformers_generates(kind: str, tmp_path: Path):
+    folder = make_tiny_folder(tmp_path / "hf", seed=1, kind=kind)
+    convert(folder, tmp_path / "b.es2s", dtype="float32", prefix=PREFIX)
+    hf, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    texts = probe_texts(60)[40:]  # others than the gates use
+    with edge_s2s.load(tmp_path / "b.es2s") as model:
+        for num_beams in (1, 3):
+            ours = model.generate(texts, GenerationOptions(num_beams=num_beams))
+            for text, [generation] in zip(texts, ours, strict=True):
+                source = tokenizer(PREFIX + text, return_tensors="pt").input_ids
+                expected = hf.generate(source, num_beams=num_beams)[0].tolist()[1:]
+                assert list(generation.token_ids) == expected
+                assert generation.text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_converting_twice_gives_the_same_bytes(folder: Path, bundle: Path, tmp_path: Path):
+    again = tmp_path / "again.es2s"
+    convert(folder, again, prefix=PREFIX, licence="CC-BY-4.0", data=["our own words"], languages=["en", "fr"])
+    assert again.read_bytes() == bundle.read_bytes()
+
+
+def test_a_directory_has_the_same_files_as_the_zip(folder: Path, bundle: Path, tmp_path: Path):
+    convert(
+        folder,
+        tmp_path / "b",
+        prefix=PREFIX,
+        licence="CC-BY-4.0",
+        data=["our own words"],
+        languages=["en", "fr"],
+    )
+    with open_bundle(bundle) as one, open_bundle(tmp_path / "b") as other:
+        assert one.manifest == other.manifest
+        assert all(one.read(name) == other.read(name) for name in one.manifest.files)
+
+
+def test_given_texts_become_the_golden_cases(folder: Path, tmp_path: Path):
+    texts = [f"Call {i} at noon." for i in range(100)]
+    convert(folder, tmp_path / "b.es2s", texts=texts)
+    with open_bundle(tmp_path / "b.es2s") as opened:
+        assert {case.text for case in opened.golden()} <= set(texts)
+
+
+def test_an_existing_bundle_is_replaced_only_on_request(folder: Path, tmp_path: Path):
+    out = tmp_path / "b.es2s"
+    convert(folder, out, model_version="1.0.0")
+    with pytest.raises(FileExistsError):
+        convert(folder, out, model_version="2.0.0")
+    convert(folder, out, model_version="2.0.0", replace=True)
+    with open_bundle(out) as opened:
+        assert opened.manifest.version == "2.0.0"
+
+
+def test_bfloat16_checkpoints_convert(tmp_path: Path):
+    folder = make_tiny_folder(tmp_path / "hf", seed=2)
+    AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    convert(folder, tmp_path / "b.es2s", dtype="float32")
+    table = AutoModelForSeq2SeqLM.from_pretrained(folder).shared.weight.float().detach().numpy()
+    with open_bundle(tmp_path / "b.es2s") as opened:
+        np.testing.assert_array_equal(opened.weights.tensors["embedding.weight"], table)
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, change) -> None:
+    """Lets `change` alter what the family says about the model, as a mistake in its code would."""
+    describe = families.FAMILIES["t5"]
+    monkeypatch.setitem(families.FAMILIES, "t5", lambda model, tokenizer: change(describe(model, tokenizer)))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "named"),
+    [
+        ("embedding.weight", "encoder: cross-attention K of decoder layer 0"),  # which reads the same table
+        ("layers.0.self_attn.qkv.weight", "decoder layer 0"),
+        ("layers.1.cross_attn.q.weight", "decoder layer 1"),
+        ("layers.1.ffn.down.weight", "decoder layer 1"),
+        ("position_bias", "decoder layer 0"),
+        ("final_norm.weight", "final norm or output head"),
+    ],
+)
+def test_a_wrong_tensor_fails_the_gate_which_names_its_place(
+    tensor: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def negate_a_part(spec):
+        wrong = spec.tensors[tensor].copy()
+        wrong[len(wrong) // 2 :] *= -1
+        return dataclasses.replace(spec, tensors={**spec.tensors, tensor: wrong})
+
+    folder = make_tiny_folder(tmp_path / "hf", num_layers=2, num_decoder_layers=2)
+    corrupt(monkeypatch, negate_a_part)
+    with pytest.raises(GateError, match=f"^{re.escape(named)}.*limit"):
+        convert(folder, tmp_path / "out" / "b.es2s")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_swapped_cross_attention_layers_fail_the_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Graph and torch agree on a wrong encoder, but the decoder then gives other logits than transformers."""
+
+    def swap(spec):
+        first_k, first_v, *rest = spec.encoder.projections
+        spec.encoder.projections = torch.nn.ModuleList([*rest, first_k, first_v])
+        return spec
+
+    folder = make_tiny_folder(tmp_path / "hf", num_layers=2, num_decoder_layers=2)
+    corrupt(monkeypatch, swap)
+    with pytest.raises(GateError, match=r"^decoder layer 0"):
+        convert(folder, tmp_path / "b.es2s")
+    assert not (tmp_path / "b.es2s").exists()
+
+
+def test_quantization_that_ruins_the_model_fails_the_gate(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+):
+    from edge_s2s_export import convert as module
+
+    def three_bits(tensors, matrices):
+        coarse = dict(tensors)
+        for name in matrices:
+            scale = np.abs(tensors[name]).max(axis=1) / 3
+            coarse[name] = np.rint(tensors[name] / scale[:, None]).astype(np.int8)
+            coarse[f"{name}_scale"] = scale.astype(np.float32)
+        return coarse
+
+    monkeypatch.setattr(module, "quantize_tensors", three_bits)
+    with pytest.raises(GateError, match=r"^encoder: int8|^int8:"):
+        convert(folder, tmp_path / "b.es2s")
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_without_clear_winners_are_refused(folder: Path, tmp_path: Path):
+    with pytest.raises(GateError, match=r"golden cases: .* expected at least 8"):
+        convert(folder, tmp_path / "b.es2s", texts=probe_texts(5))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "bart"}')
+    with pytest.raises(ExportError, match="model_type 'bart' is unknown; known: t5"):
+        convert(tmp_path, tmp_path / "b.es2s")
+
+
+def test_a_missing_folder_and_a_missing_tokenizer_are_refused(folder: Path, tmp_path: Path):
+    with pytest.raises(ExportError, match=r"nowhere: expected a Hugging Face folder"):
+        convert(tmp_path / "nowhere", tmp_path / "b.es2s")
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    for file in bare.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ExportError, match="tokenizer"):
+        convert(bare, tmp_path / "b.es2s")
+    assert not (tmp_path / "b.es2s").exists()
