@@ -1,7 +1,7 @@
 """Random T5 models, small enough to run by the hundred and with outputs worth comparing.
 
-Freshly initialised models repeat one token. In these, attention and feed-forward outweigh the embedding and the head
-is sharp, so the best token changes from step to step and with the source, and some sequences meet EOS.
+Freshly initialised models repeat one token. In these, attention and feed-forward outweigh the embedding and
+the head is sharp, so the best token changes from step to step and with the source, and some reach EOS.
 """
 
 from dataclasses import dataclass, replace
