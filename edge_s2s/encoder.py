@@ -1,7 +1,7 @@
 """The encoder: embeddings in, cross-attention keys and values out, by ONNX Runtime.
 
-A source runs alone, at its exact length: activations are quantized with one scale per tensor, so padding
-or neighbours would change the answer. Session settings that are silently wrong or slow otherwise:
+A source runs alone, at its exact length: nothing is spent on padding, and no neighbour can change its answer,
+whatever the graph does. Session settings that are silently wrong or slow otherwise:
 
 * the optimisation level is pinned, because it changes bits and, below EXTENDED, x64quantprecision is ignored;
 * `session.x64quantprecision` where int8 products saturate (x86 without VNNI), and only there: it costs 3.5x;
@@ -20,6 +20,7 @@ import onnxruntime as ort
 
 from edge_s2s.bundle import Bundle
 from edge_s2s.errors import BundleError, ProviderError
+from edge_s2s.onnx_graph import check_onnx
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -56,6 +57,7 @@ class Encoder:
         options = _session_options(num_threads)
         if _products_saturate():
             options.add_session_config_entry("session.x64quantprecision", "1")
+        check_onnx(bundle.read(file), file)
         self._session = _open_session(bytes(bundle.read(file)), options, requested, file)
         self.providers = tuple(self._session.get_providers())
         if [*self.providers[: len(requested)]] != requested:

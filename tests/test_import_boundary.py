@@ -21,7 +21,8 @@ ALLOWED = {
     "bundle": {"errors", "stored_zip", "weights"},
     "generation": {"bundle"},
     "tokenizer": {"bundle", "errors", "weights"},
-    "encoder": {"bundle", "errors"},
+    "onnx_graph": {"errors"},
+    "encoder": {"bundle", "errors", "onnx_graph"},
     "decoder": {"_core", "bundle", "errors", "weights"},
     "model": {
         "bundle", "decoder", "documents", "encoder", "errors", "generation", "threads", "tokenizer",

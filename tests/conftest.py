@@ -1,0 +1,52 @@
+"""Tiny bundles that the exporter makes of a random T5, once for all tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import edge_s2s
+from edge_s2s import Seq2SeqModel
+from edge_s2s_export.convert import convert
+from tiny_folders import make_tiny_folder
+
+PREFIX = "tell: "
+
+torch.set_num_threads(1)  # models so small that threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a random T5."""
+    return make_tiny_folder(tmp_path_factory.mktemp("tiny") / "hf")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_folder: Path) -> Path:
+    """The int8 bundle of that T5, with a prefix."""
+    path = tiny_folder.parent / "tiny.es2s"
+    convert(tiny_folder, path, dtype="int8", name="tiny", prefix=PREFIX)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_float_bundle(tiny_folder: Path) -> Path:
+    """The float32 bundle of that T5, with a prefix."""
+    path = tiny_folder.parent / "tiny_float.es2s"
+    convert(tiny_folder, path, dtype="float32", name="tiny", prefix=PREFIX)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(tiny_bundle: Path) -> Iterator[Seq2SeqModel]:
+    """The int8 bundle, open."""
+    with edge_s2s.load(tiny_bundle, num_threads=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def float_model(tiny_float_bundle: Path) -> Iterator[Seq2SeqModel]:
+    """The float32 bundle, open."""
+    with edge_s2s.load(tiny_float_bundle, num_threads=2) as opened:
+        yield opened

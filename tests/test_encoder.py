@@ -1,0 +1,210 @@
+"""ONNX Runtime runs the encoder as asked, or says why not."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+from transformers import T5ForConditionalGeneration
+
+from edge_s2s import BundleError, ProviderError
+from edge_s2s import encoder as encoder_module
+from edge_s2s.bundle import Bundle, open_bundle
+from edge_s2s.encoder import Encoder
+
+FILE = "encoder.onnx"
+
+
+def with_graph(bundle: Bundle, data: bytes) -> Bundle:
+    """The same bundle with another encoder.onnx."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files} | {FILE: memoryview(data)}
+    return Bundle(bundle.path, bundle.kind, bundle.manifest, bundle.weights, MappingProxyType(files))
+
+
+def embeds(n_tokens: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n_tokens, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 7, 130, 1024])
+def test_float32_encoder_equals_pytorch(tiny_folder: Path, tiny_float_bundle: Path, n_tokens: int):
+    hf = T5ForConditionalGeneration.from_pretrained(tiny_folder).eval()
+    x = embeds(n_tokens)
+    with torch.no_grad():
+        hidden = hf.encoder(inputs_embeds=torch.from_numpy(x[None])).last_hidden_state
+        expected = [
+            projection(hidden).view(n_tokens, hf.config.num_heads, hf.config.d_kv).transpose(0, 1).numpy()
+            for block in hf.decoder.block
+            for projection in (block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v)
+        ]
+    with open_bundle(tiny_float_bundle) as bundle:
+        encoded = Encoder(bundle).run(x)
+    shape = (len(hf.decoder.block), 2, hf.config.num_heads, n_tokens, hf.config.d_kv)
+    assert (encoded.cross_kv.shape, encoded.cross_kv.dtype) == (shape, np.float32)
+    np.testing.assert_allclose(encoded.cross_kv, np.reshape(expected, shape), atol=1e-4)  # other sum orders
+    np.testing.assert_allclose(encoded.mean_hidden, hidden[0].mean(dim=0).numpy(), atol=1e-4)
+
+
+def test_bits_do_not_depend_on_threads_or_on_what_ran_before(tiny_bundle: Path):
+    with open_bundle(tiny_bundle) as bundle:
+        one, two = Encoder(bundle, num_threads=1), Encoder(bundle, num_threads=2)
+    expected = one.run(embeds(57)).cross_kv
+    two.run(embeds(300, seed=1))
+    np.testing.assert_array_equal(two.run(embeds(57)).cross_kv, expected)
+
+
+def test_a_provider_that_this_runtime_lacks_is_an_error_that_names_both(tiny_bundle: Path):
+    with open_bundle(tiny_bundle) as bundle:
+        with pytest.raises(
+            ProviderError, match=r"asked for QNNExecutionProvider; this .* CPUExecutionProvider"
+        ):
+            Encoder(bundle, providers=["QNNExecutionProvider", "CPUExecutionProvider"])
+        assert Encoder(bundle, providers=["CPUExecutionProvider"]).providers == ("CPUExecutionProvider",)
+
+
+def test_a_silent_fallback_is_an_error(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """A provider that is there but does not start: ONNX Runtime goes on with the CPU and only prints."""
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with (
+        open_bundle(tiny_bundle) as bundle,
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(ProviderError, match="asked for CUDAExecutionProvider; got CPUExecutionProvider"),
+    ):
+        Encoder(bundle, providers=["CUDAExecutionProvider"])
+
+
+@pytest.mark.parametrize("data", [b"", b"not a graph", b"\x08\x08", os.urandom(64)])
+def test_a_damaged_graph_is_a_bundle_error_and_prints_nothing(
+    tiny_bundle: Path, data: bytes, capfd: pytest.CaptureFixture[str]
+):
+    with open_bundle(tiny_bundle) as bundle, pytest.raises(BundleError, match=FILE):
+        Encoder(with_graph(bundle, data))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("size", ["d_model", "n_layers", "n_heads", "d_head"])
+def test_a_graph_of_other_sizes_than_the_manifests_is_a_bundle_error(tiny_bundle: Path, size: str):
+    with open_bundle(tiny_bundle) as bundle:
+        dims = bundle.manifest.dimensions
+        n = getattr(dims, size) + 1
+        bundle.manifest = replace(bundle.manifest, dimensions=replace(dims, **{size: n}))
+        with pytest.raises(
+            BundleError, match=rf"put (inputs_embeds|cross_kv) as tensor\(float\) .*\b{n}\b.*found"
+        ):
+            Encoder(bundle)
+
+
+def rename_input(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.input[:] = ["x" if name == "inputs_embeds" else name for name in node.input]
+    graph.input[0].name = "x"
+
+
+def rename_output(graph: onnx.GraphProto) -> None:
+    graph.node.append(helper.make_node("Abs", ["cross_kv"], ["kv"]))
+    graph.output[0].name = "kv"
+
+
+def fix_length(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for value in (graph.input[0], graph.output[0]):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == "sequence":
+                dim.dim_value = 5
+
+
+def add_output(graph: onnx.GraphProto) -> None:
+    graph.output.append(helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, None))
+    graph.node.append(helper.make_node("Abs", ["mean_hidden"], ["more"]))
+
+
+def change_type(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.output[:] = ["m" if name == "mean_hidden" else name for name in node.output]
+    graph.node.append(helper.make_node("Cast", ["m"], ["mean_hidden"], to=onnx.TensorProto.DOUBLE))
+    graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rename_input, "expected inputs inputs_embeds, found 'x'"),
+        (rename_output, "expected outputs cross_kv, mean_hidden, found 'kv', 'mean_hidden'"),
+        (add_output, "expected outputs cross_kv, mean_hidden, found .* 'more'"),
+        (
+            fix_length,
+            r"expected input inputs_embeds as tensor\(float\) \['batch', 'sequence', 32\], found .* 5, 32",
+        ),
+        (change_type, r"expected output mean_hidden as tensor\(float\) .* found tensor\(double\)"),
+    ],
+)
+def test_names_and_types_other_than_the_runtimes_are_a_bundle_error(
+    tiny_bundle: Path, change: Callable[[onnx.GraphProto], None], message: str
+):
+    with open_bundle(tiny_bundle) as bundle:
+        model = onnx.load_from_string(bytes(bundle.read(FILE)))
+        change(model.graph)
+        with pytest.raises(BundleError, match=message):
+            Encoder(with_graph(bundle, model.SerializeToString()))
+
+
+def test_the_probe_is_a_valid_model_and_asks_for_what_does_not_fit_16_bits():
+    model = onnx.load_from_string(encoder_module._probe_model(64, 16))
+    onnx.checker.check_model(model, full_check=True)
+    (product,) = ReferenceEvaluator(model).run(None, {"a": np.full((1, 64), 255, np.uint8)})
+    assert (product == 2072640).all()
+    assert product.shape == (1, 16)
+
+
+def test_only_where_products_saturate_weights_are_made_unsigned(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = []
+    open_session = encoder_module._open_session
+    monkeypatch.setattr(
+        encoder_module,
+        "_open_session",
+        lambda model, o, *rest: options.append(o) or open_session(model, o, *rest),
+    )
+    for saturate, expected in ((False, "0"), (True, "1")):
+        monkeypatch.setattr(encoder_module, "_products_saturate", lambda saturate=saturate: saturate)
+        with open_bundle(tiny_bundle) as bundle:
+            Encoder(bundle, num_threads=3)
+        set_options = options[-1]
+        try:
+            found = set_options.get_session_config_entry("session.x64quantprecision")
+        except RuntimeError:
+            found = "0"  # not set
+        assert found == expected
+        assert set_options.get_session_config_entry("mlas.disable_kleidiai") == "1"
+        assert set_options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        assert (set_options.intra_op_num_threads, set_options.inter_op_num_threads) == (3, 1)
+
+
+def test_threads_are_as_many_as_asked_for(tiny_bundle: Path):
+    """Counted by the system: the caller's, and for encoder and decoder one less than asked for each."""
+    code = (
+        "import sys, os, time, edge_s2s\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "model = edge_s2s.load(sys.argv[1], num_threads=3)\n"
+        "model.generate(['some text'])\n"
+        "time.sleep(0.3)\n"  # a thread that has been joined still needs a moment to vanish
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    if not Path("/proc/self/task").exists():
+        pytest.skip("this system does not list threads in /proc")
+    run = subprocess.run(
+        [sys.executable, "-c", code, tiny_bundle], capture_output=True, text=True, check=True
+    )
+    assert int(run.stdout) == 2 + 2
