@@ -82,11 +82,12 @@ def most_common(n: int, count: int, outputs: Iterable[Tokens]) -> list[Tokens]:
 
 def bad_words(**count_of: int) -> Callable[[list[Tokens]], Options]:
     lengths = {"single": 1, "pairs": 2, "triples": 3}
-    return lambda outputs: {
-        "bad_words_ids": [
-            word for name, count in count_of.items() for word in most_common(lengths[name], count, outputs)
-        ]
-    }
+
+    def options(outputs: list[Tokens]) -> Options:
+        words = [word for name, n in count_of.items() for word in most_common(lengths[name], n, outputs)]
+        return {"bad_words_ids": words or [[START]]}  # transformers refuses an empty list
+
+    return options
 
 
 def fixed(**options: Any) -> Callable[[list[Tokens]], Options]:
