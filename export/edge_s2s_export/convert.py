@@ -36,6 +36,7 @@ from .model_spec import ModelSpec
 from .onnx_encoder import export_encoder
 from .probe_texts import probe_texts
 from .quantize import quantize_tensors
+from .tokenizer_json import tokenizer_json
 
 HEAD_RESCORE = 8  # best logits that are recomputed with float activations in an int8 bundle
 N_GATE_TEXTS = 20
@@ -80,12 +81,13 @@ def convert(
     The same arguments give the same bytes. Raises `ExportError` if a bundle cannot hold the model,
     `GateError` if the result does not do what transformers does, and FileExistsError without `replace`.
     """
+    if Path(out).exists() and not replace:
+        raise FileExistsError(f"{out} exists; pass replace=True, or --replace, to replace it")
     step = _timer(on_step)
     with step("load the checkpoint"):
         model, tokenizer = _load(source)
         spec = families.describe(model, tokenizer)
         spec = dataclasses.replace(spec, keys={**spec.keys, "prefix": prefix})
-        tokenizer_json = _tokenizer_json(tokenizer)
     manifest = Manifest(
         name=name or re.sub("[^A-Za-z0-9._-]+", "-", Path(source).resolve().name).strip("-._"),
         version=model_version,
@@ -106,11 +108,12 @@ def convert(
         files = {
             ONNX_FILE: export_encoder(spec.encoder, dtype="float32"),
             "decoder.weights": write_weights(spec.keys, spec.tensors),
-            "tokenizer.json": tokenizer_json,
+            "tokenizer.json": tokenizer_json(tokenizer),
         }
     candidate = Candidate(manifest, files)
     with step("run transformers"):
         all_texts = probe_texts(N_GOLDEN_TEXTS) if texts is None else list(texts)
+        _check_texts(candidate, all_texts)
         gate_texts = [prefix + text for text in all_texts[:N_GATE_TEXTS]]
         references = gates.run_transformers(model, tokenizer, spec, gate_texts)
     with step("check the float32 conversion"):
@@ -168,17 +171,13 @@ def _load(source: str | Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _tokenizer_json(tokenizer: Any) -> bytes:
-    if not tokenizer.is_fast:
-        raise ExportError(
-            f"tokenizer: expected a fast one, with tokenizer.json, found {type(tokenizer).__name__}; "
-            "convert it with AutoTokenizer.from_pretrained(source, use_fast=True).save_pretrained(source)"
-        )
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    text: str = backend.to_str()
-    return text.encode()
+def _check_texts(candidate: Candidate, texts: Sequence[str]) -> None:
+    if not texts:
+        raise ExportError("texts: expected at least one, found none")
+    limit = candidate.manifest.dimensions.max_source_len
+    for text in texts:
+        if (n_tokens := len(candidate.tokenizer.encode(text))) > limit:
+            raise ExportError(f"texts: expected at most {limit} tokens each, found {n_tokens}: {text[:60]!r}")
 
 
 def _quantized(spec: ModelSpec, keys: Mapping[str, Key]) -> dict[str, Any]:

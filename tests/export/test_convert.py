@@ -225,6 +225,12 @@ def test_texts_without_clear_winners_are_refused(folder: Path, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("texts", "found"), [([], "none"), (["fine", "word " * 2000], r"\d{4,}: 'word")])
+def test_no_texts_and_too_long_ones_are_refused(folder: Path, tmp_path: Path, texts: list[str], found: str):
+    with pytest.raises(ExportError, match=f"texts: expected .* found {found}"):
+        convert(folder, tmp_path / "b.es2s", texts=texts)
+
+
 def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "bart"}')
     with pytest.raises(ExportError, match="model_type 'bart' is unknown; known: t5"):
