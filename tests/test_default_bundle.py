@@ -1,0 +1,160 @@
+"""What int8 costs the default bundle, on all 500 valid rows of DialogSum.
+
+Teacher forcing over the reference summaries: the best next token, transformers in float32 against ours.
+ROUGE-2 (rouge-score, F, stemmer) of greedy summaries with the defaults, 64 tokens at most as in the
+checkpoint's README, and a paired bootstrap over documents of the change from float32 to int8.
+"""
+
+import dataclasses
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zstandard
+from rouge_score.rouge_scorer import RougeScorer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import edge_s2s
+from edge_s2s.generation import GenerationOptions
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("EDGE_S2S_DATA", ROOT / "../shared/data")) / "dialogsum" / "valid.jsonl.zst"
+CHECKPOINT = Path(os.environ.get("EDGE_S2S_CHECKPOINTS", ROOT / "../shared/checkpoints")) / "default"
+DEFAULT = edge_s2s.default_bundle_path()
+
+FLOAT_ROUGE_2 = 7.83  # README of the checkpoint
+N_RESAMPLES = 10_000
+BATCH = 25
+
+pytestmark = [
+    pytest.mark.skipif(not DATA.exists(), reason="DialogSum is not there (EDGE_S2S_DATA)"),
+    pytest.mark.skipif(not CHECKPOINT.exists(), reason="the checkpoint is not there (EDGE_S2S_CHECKPOINTS)"),
+    pytest.mark.skipif(not DEFAULT.exists(), reason="installed without the default bundle"),
+]
+
+
+@dataclasses.dataclass
+class Row:
+    source: str
+    target: str
+    input_ids: list[int]
+    target_ids: list[int]
+    float_best: np.ndarray  # of transformers, best token at each of target_ids under teacher forcing
+    float_summary: str
+
+
+@pytest.fixture(scope="module")
+def model():
+    with edge_s2s.load(num_threads=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def rows(model) -> list[Row]:
+    """All documents with what float32 does, in batches of similar length."""
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    hf = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    prefix = model.manifest.prefix
+    with DATA.open("rb") as file:
+        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        documents = [json.loads(line) for line in text]
+    rows = [
+        Row(
+            document["source"],
+            document["target"],
+            tokenizer(prefix + document["source"], verbose=False).input_ids,
+            tokenizer(document["target"]).input_ids,
+            np.empty(0),
+            "",
+        )
+        for document in documents
+    ]
+    by_length = sorted(rows, key=lambda row: len(row.input_ids))
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two threads on batches of their own never wait for each other, as OpenMP's do
+    with ThreadPoolExecutor(2) as pool:
+        batches = [by_length[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        list(pool.map(lambda batch: run_float32(hf, tokenizer, batch), batches))
+    torch.set_num_threads(n_threads)
+    return rows
+
+
+def run_float32(hf, tokenizer, batch: list[Row]) -> None:
+    source = padded([row.input_ids for row in batch])
+    mask = padded([[1] * len(row.input_ids) for row in batch])
+    decoder_ids = padded([[0, *row.target_ids[:-1]] for row in batch])
+    with torch.inference_mode():
+        encoded = hf.get_encoder()(source, attention_mask=mask)
+        logits = hf(encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=decoder_ids).logits
+        generated = hf.generate(encoder_outputs=encoded, attention_mask=mask, max_new_tokens=64)
+    for row, best, tokens in zip(batch, logits.argmax(-1).numpy(), generated, strict=True):
+        row.float_best = best[: len(row.target_ids)]
+        row.float_summary = tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def padded(sequences: list[list[int]]) -> torch.Tensor:
+    return pad_sequence([torch.tensor(sequence) for sequence in sequences], batch_first=True)
+
+
+def rouge_2(rows: list[Row], summaries: list[str]) -> np.ndarray:
+    """F x 100 of each row."""
+    scorer = RougeScorer(["rouge2"], use_stemmer=True)
+    scores = [scorer.score(r.target, s)["rouge2"].fmeasure for r, s in zip(rows, summaries, strict=True)]
+    return 100 * np.array(scores)
+
+
+def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences, over documents."""
+    draws = np.random.default_rng(0).integers(0, len(differences), (N_RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def report(name: str, numbers: dict[str, float]) -> None:
+    """Prints the numbers and adds them to reports/default_bundle.json."""
+    print(f"\n{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
+    path = ROOT / "reports" / "default_bundle.json"
+    path.parent.mkdir(exist_ok=True)
+    document = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(document | {name: numbers}, indent=1, sort_keys=True) + "\n")
+
+
+def test_the_best_token_under_teacher_forcing_is_float32s(model, rows: list[Row]):
+    parts, agreed = model._parts, []
+    for row in rows:
+        assert model.encode(row.source) == row.input_ids
+        cross_kv = parts.encoder.run(parts.decoder.embed(row.input_ids)).cross_kv
+        with parts.decoder.session(1, 1, len(row.input_ids), len(row.target_ids)) as session:
+            session.set_source(0, cross_kv)
+            best = [session.step([token]).argmax() for token in [0, *row.target_ids[:-1]]]
+        agreed.append(best == row.float_best)
+    steps = np.concatenate(agreed)
+    report("teacher_forcing", {"argmax_agreement": float(steps.mean()), "steps": len(steps)})
+    assert len(rows) == 500
+    assert steps.mean() >= 0.975
+
+
+def test_rouge_2_is_that_of_float32_within_half_a_point(model, rows: list[Row]):
+    generations = model.generate([row.source for row in rows], GenerationOptions(max_new_tokens=64))
+    int8 = rouge_2(rows, [generation.text for [generation] in generations])
+    float32 = rouge_2(rows, [row.float_summary for row in rows])
+    low, high = bootstrap_interval(int8 - float32)
+    numbers = {
+        "rouge_2_float32": float(float32.mean()),
+        "rouge_2_int8": float(int8.mean()),
+        "change": float((int8 - float32).mean()),
+        "change_95_low": low,
+        "change_95_high": high,
+        "resamples": N_RESAMPLES,
+        "documents": len(rows),
+    }
+    report("rouge", numbers)
+    assert len(rows) == 500
+    assert float32.mean() == pytest.approx(FLOAT_ROUGE_2, abs=0.05)  # this test measures what the README did
+    assert int8.mean() >= FLOAT_ROUGE_2 - 0.5
