@@ -22,7 +22,7 @@ import torch
 
 from tiny_models import EOS, KINDS, START, TinyModel, random_t5
 
-TOLERANCE = 1e-3  # of scores and log-probabilities; measured: below 2e-5, float32 sums in another order
+TOLERANCE = 1e-3  # of scores and log-probabilities; measured: below 2e-4, float32 sums in another order
 TIE_MARGIN = 1e-4
 MAX_TIES = 0.005  # of all runs
 MIN_CHANGED = 0.3  # of a combination's runs
