@@ -1,0 +1,379 @@
+"""load, generate and summarize: transformers' answers, whoever asks, however many, and clear refusals."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+import edge_s2s
+from conftest import PREFIX
+from edge_s2s import BundleError, GenerationOptions, InputTooLongError, Seq2SeqModel, documents
+from edge_s2s.bundle import open_bundle
+from edge_s2s.decoder import supported_isas
+from edge_s2s.threads import count_performance_cores, default_num_threads
+from edge_s2s.tokenizer import Tokenizer
+from edge_s2s_export.probe_texts import probe_texts
+
+TEXTS = probe_texts(40)
+LONG = "\n".join(TEXTS)
+
+
+# ------------------------------------------ against transformers ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_new_tokens": 7},
+        {"max_length": 6, "min_length": 5},
+        {"num_beams": 4, "num_return_sequences": 3},
+        {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+        {"num_beams": 4, "early_stopping": "never", "no_repeat_ngram_size": 2, "repetition_penalty": 1.5},
+        {"min_new_tokens": 9, "suppress_tokens": [5, 17], "bad_words_ids": [[40, 41], [60]]},
+        {"forced_bos_token_id": 9, "forced_eos_token_id": 1, "max_new_tokens": 5},
+    ],
+)
+def test_generate_equals_transformers_on_the_float_bundle(
+    float_model: Seq2SeqModel, tiny_folder: Path, options: dict[str, object]
+):
+    """From text to text, batches of unequal lengths on our side, one source at a time on theirs."""
+    hf = T5ForConditionalGeneration.from_pretrained(tiny_folder).eval()
+    if "max_length" in options:
+        hf.generation_config.max_new_tokens = None  # a default that would win over the option there
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    texts = TEXTS[:12]
+    ours = float_model.generate(texts, GenerationOptions(**options), batch_size=5)
+    for text, results in zip(texts, ours, strict=True):
+        input_ids = tokenizer(PREFIX + text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            theirs = hf.generate(
+                input_ids, do_sample=False, output_scores=True, return_dict_in_generate=True, **options
+            )
+        assert len(results) == options.get("num_return_sequences", 1)
+        for i, result in enumerate(results):
+            ids = theirs.sequences[i, 1:].tolist()
+            ids = ids[: ids.index(1) + 1] if 1 in ids else ids
+            assert list(result.token_ids) == ids
+            assert result.text == tokenizer.decode(ids, skip_special_tokens=True)
+            assert result.finish_reason == ("eos" if ids[-1] == 1 else "length")
+            if "num_beams" in options:
+                assert result.score == pytest.approx(theirs.sequences_scores[i].item(), abs=1e-3)
+
+
+def test_greedy_score_is_the_sum_of_logprobs_by_length(model: Seq2SeqModel):
+    for length_penalty in (0.5, 1.0, 2.0):
+        [[result]] = model.generate([TEXTS[0]], GenerationOptions(length_penalty=length_penalty))
+        assert len(result.token_logprobs) == len(result.token_ids) > 1
+        expected = sum(result.token_logprobs) / len(result.token_ids) ** length_penalty
+        assert result.score == pytest.approx(expected, rel=1e-5)
+
+
+# ----------------------------------------- whoever asks, however -----------------------------------------
+
+
+def answers(results: list[list[edge_s2s.Generation]]) -> list[list[tuple[object, ...]]]:
+    """All of the results but how long they took."""
+    return [[dataclasses.astuple(dataclasses.replace(r, stats=None)) for r in best] for best in results]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_a_result_depends_on_no_neighbour_batch_thread_or_kernel(
+    model: Seq2SeqModel, tiny_bundle: Path, num_beams: int
+):
+    options = GenerationOptions(num_beams=num_beams)
+    alone = [answers(model.generate([text], options))[0] for text in TEXTS[:12]]
+    for batch_size in (1, 3, 12, 100):
+        assert answers(model.generate(TEXTS[:12], options, batch_size=batch_size)) == alone
+    assert answers(model.generate(TEXTS[11::-1], options)) == alone[::-1]
+    for isa in supported_isas():
+        with edge_s2s.load(tiny_bundle, num_threads=1, isa=isa) as other:
+            results = other.generate(TEXTS[:12], options)
+        assert answers(results) == alone
+        assert results[0][0].stats.isa == isa
+
+
+def test_token_ids_are_taken_as_they_are(model: Seq2SeqModel):
+    ids = model.encode(TEXTS[0])
+    assert ids[-1] == 1
+    expected = answers(model.generate([TEXTS[0]]))
+    for given in (ids, tuple(ids), np.array(ids)):
+        assert answers(model.generate([given])) == expected  # type: ignore[list-item]
+    assert answers(model.generate([ids[:-1]])) != expected, "no EOS is added"
+
+
+def test_threads_share_a_model_and_get_the_same_answers(model: Seq2SeqModel):
+    expected = answers(model.generate(TEXTS))
+    with ThreadPoolExecutor(16) as pool:
+        calls = [(i % len(TEXTS), pool.submit(model.generate, [TEXTS[i % len(TEXTS)]])) for i in range(400)]
+        for i, call in calls:
+            assert answers(call.result()) == [expected[i]]
+
+
+def test_models_may_be_loaded_and_closed_while_others_work(tiny_bundle: Path, model: Seq2SeqModel):
+    expected = answers(model.generate(TEXTS[:3]))
+
+    def once(_: int) -> bool:
+        with edge_s2s.load(tiny_bundle, num_threads=2) as own:
+            return answers(own.generate(TEXTS[:3])) == expected
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(once, range(32)))
+
+
+def test_a_call_that_runs_while_the_model_is_closed_still_finishes(tiny_bundle: Path, model: Seq2SeqModel):
+    own = edge_s2s.load(tiny_bundle, num_threads=2)
+    stream = own.stream(TEXTS[0])
+    first = next(stream)
+    own.close()
+    assert first + "".join(stream) == model.generate([TEXTS[0]])[0][0].text
+
+
+def test_a_closed_model_refuses_work_in_a_sentence(tiny_bundle: Path):
+    with edge_s2s.load(tiny_bundle) as own:
+        pass
+    for call in (own.generate, own.summarize, own.stream, own.encode):
+        with pytest.raises(ValueError, match="the model is closed"):
+            call(["text"] if call == own.generate else "text")  # type: ignore[operator]
+
+
+def test_a_folder_answers_as_the_file_does(tiny_bundle: Path, tmp_path: Path, model: Seq2SeqModel):
+    shutil.unpack_archive(tiny_bundle, tmp_path / "tiny", "zip")
+    with edge_s2s.load(tmp_path / "tiny") as own:
+        assert answers(own.generate(TEXTS[:2])) == answers(model.generate(TEXTS[:2]))
+
+
+def test_golden_cases_hold(model: Seq2SeqModel, tiny_bundle: Path):
+    with open_bundle(tiny_bundle) as bundle:
+        for case in bundle.golden():
+            assert tuple(model.encode(case.text)) == case.input_ids
+            greedy = GenerationOptions(num_beams=1, num_return_sequences=1)
+            assert model.generate([case.text], greedy)[0][0].token_ids == case.token_ids
+
+
+# ------------------------------------------------ refusals ------------------------------------------------
+
+
+def test_a_single_text_is_a_type_error_with_a_hint(model: Seq2SeqModel):
+    with pytest.raises(TypeError, match=r"generate\(\[text\]\)"):
+        model.generate("text")
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t \u3000"])
+def test_a_blank_text_is_a_value_error_that_names_it(model: Seq2SeqModel, blank: str):
+    with pytest.raises(ValueError, match=r"^texts\[1\] is blank$"):
+        model.generate(["a", blank])
+    with pytest.raises(ValueError, match=r"^the text is blank$"):
+        model.generate([blank])
+    with pytest.raises(ValueError, match=r"^the text is blank$"):
+        model.stream(blank)
+    with pytest.raises(ValueError, match=r"^the document is blank$"):
+        model.summarize(blank)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "sentence"),
+    [
+        ([], ValueError, r"texts\[1\] has no token ids"),
+        ([3, -1], ValueError, r"texts\[1\]: expected token ids in 0\.\.\d+, found -1"),
+        ([3, 9999], ValueError, "found 9999"),
+        ([1 << 40], ValueError, f"found {1 << 40}"),
+        ([1.5], TypeError, r"texts\[1\]: expected a str or a list of token ids, found list"),
+        (["a"], TypeError, "expected a str or a list of token ids"),
+        (b"bytes", TypeError, "found bytes"),
+        (None, TypeError, "found NoneType"),
+        (7, TypeError, "found int"),
+    ],
+)
+def test_what_is_no_source_is_refused_by_name(
+    model: Seq2SeqModel, source: object, error: type[Exception], sentence: str
+):
+    with pytest.raises(error, match=sentence):
+        model.generate(["a", source])  # type: ignore[list-item]
+
+
+def test_too_long_a_text_is_an_error_with_limit_and_length_unless_it_may_be_cut(model: Seq2SeqModel):
+    limit = model.manifest.dimensions.max_source_len
+    n_tokens = len(model.encode(LONG))
+    assert n_tokens > limit
+    with pytest.raises(InputTooLongError, match=rf"texts\[1\] has {n_tokens} tokens, .* at most {limit}"):
+        model.generate(["a", LONG])
+    [short], [cut] = model.generate(["a", LONG], truncation=True)
+    assert (short.truncated, cut.truncated) == (False, True)
+    ids = model.encode(LONG)
+    assert cut.token_ids == model.generate([[*ids[: limit - 1], 1]])[0][0].token_ids, "EOS stays"
+    with pytest.raises(InputTooLongError):
+        model.generate([ids])
+    assert model.generate([ids], truncation=True)[0][0].truncated
+
+
+def test_a_text_of_exactly_the_limit_is_read_whole(model: Seq2SeqModel):
+    limit = model.manifest.dimensions.max_source_len
+    assert not model.generate([[7] * limit], truncation=True)[0][0].truncated
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1025])
+def test_batch_size_has_limits(model: Seq2SeqModel, batch_size: int):
+    with pytest.raises(ValueError, match="batch_size"):
+        model.generate(["a"], batch_size=batch_size)
+
+
+def test_no_texts_are_no_results(model: Seq2SeqModel):
+    assert model.generate([]) == []
+
+
+def test_options_are_checked_before_any_work(model: Seq2SeqModel):
+    options = GenerationOptions(max_new_tokens=60_000)
+    for call in (lambda: model.generate(["a"], options), lambda: model.stream("a", options)):
+        with pytest.raises(ValueError, match="max_new_tokens is 60000"):
+            call()
+
+
+# -------------------------------------------------- load --------------------------------------------------
+
+
+def test_without_the_default_bundle_load_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("edge_s2s.model.__file__", str(tmp_path / "model.py"))
+    with pytest.raises(BundleError, match=r"no such file; .* edge-s2s-export convert makes"):
+        edge_s2s.load()
+
+
+def test_a_path_without_a_bundle_is_a_bundle_error(tmp_path: Path):
+    with pytest.raises(BundleError, match="nowhere"):
+        edge_s2s.load(tmp_path / "nowhere.es2s")
+
+
+@pytest.mark.parametrize("num_threads", [0, 65])
+def test_number_of_threads_has_limits(tiny_bundle: Path, num_threads: int):
+    with pytest.raises(ValueError, match=r"num_threads: expected a number in 1\.\.64"):
+        edge_s2s.load(tiny_bundle, num_threads=num_threads)
+
+
+def test_threads_come_from_argument_then_environment_then_cores(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EDGE_S2S_NUM_THREADS", "3")
+    with edge_s2s.load(tiny_bundle) as own:
+        assert own.generate(["a"])[0][0].stats.num_threads == 3
+    with edge_s2s.load(tiny_bundle, num_threads=1) as own:
+        assert own.generate(["a"])[0][0].stats.num_threads == 1
+    for wrong in ("", "0", "65", "two", "-1", "²"):
+        monkeypatch.setenv("EDGE_S2S_NUM_THREADS", wrong)
+        with pytest.raises(ValueError, match="EDGE_S2S_NUM_THREADS: expected a number"):
+            edge_s2s.load(tiny_bundle)
+    monkeypatch.delenv("EDGE_S2S_NUM_THREADS")
+    assert 1 <= default_num_threads() <= min(4, os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
+def test_only_performance_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert count_performance_cores(tmp_path) == 8, "where nothing is known"
+    for cpu in range(8):
+        (tmp_path / f"cpu{cpu}").mkdir()
+        (tmp_path / f"cpu{cpu}" / "cpu_capacity").write_text("1024\n" if cpu >= 6 else "446\n")
+    assert count_performance_cores(tmp_path) == 2
+
+
+# ------------------------------------------------ deadline ------------------------------------------------
+
+
+def test_a_deadline_covers_the_whole_call(model: Seq2SeqModel):
+    """500 sources would take seconds; 50 ms over the deadline is one batch and one step."""
+    options = GenerationOptions(deadline_ms=100, max_new_tokens=300, min_new_tokens=300)
+    start = time.perf_counter()
+    results = model.generate(TEXTS * 12, options)
+    assert time.perf_counter() - start < 0.1 + 0.4  # a busy machine
+    assert len(results) == 480
+    assert results[0][0].text
+    assert {best[0].finish_reason for best in results} <= {"deadline", "length"}
+    last = results[-1][0]
+    assert (last.text, last.token_ids, last.finish_reason, last.stats.encoder_ms) == ("", (), "deadline", 0)
+
+
+def test_after_a_deadline_every_source_still_has_all_its_sequences(model: Seq2SeqModel):
+    options = GenerationOptions(num_beams=3, num_return_sequences=3, deadline_ms=1, max_new_tokens=300)
+    assert [len(best) for best in model.generate(TEXTS, options)] == [3] * len(TEXTS)
+
+
+def test_a_far_deadline_changes_nothing(model: Seq2SeqModel):
+    options = GenerationOptions(deadline_ms=1_000_000)
+    assert answers(model.generate(TEXTS[:3], options)) == answers(model.generate(TEXTS[:3]))
+
+
+# ---------------------------------------------- interruption ----------------------------------------------
+
+
+def test_ctrl_c_reaches_generate_at_once_and_the_model_stays_usable(model: Seq2SeqModel):
+    expected = answers(model.generate(TEXTS[:2]))
+    slow = GenerationOptions(max_new_tokens=500, min_new_tokens=500, num_beams=4)
+    for delay in (0.02, 0.1, 0.3):
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        start = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(TEXTS * 50, slow)
+        assert time.perf_counter() - start < delay + 0.5
+        timer.join()
+    assert answers(model.generate(TEXTS[:2])) == expected
+    assert not [thread for thread in threading.enumerate() if thread.name == "edge_s2s"]
+
+
+# ----------------------------------------------- summarize -----------------------------------------------
+
+
+def test_a_short_document_takes_one_pass(model: Seq2SeqModel):
+    [[expected]] = model.generate([TEXTS[0]], GenerationOptions(num_return_sequences=1))
+    summary = model.summarize(TEXTS[0])
+    assert answers([[summary]]) == answers([[expected]])
+    assert (summary.stats.n_chunks, summary.stats.n_levels) == (1, 0)
+
+
+def test_a_long_document_is_summarized_by_the_rule_with_the_models_answers(
+    model: Seq2SeqModel, tiny_bundle: Path
+):
+    """The rule itself is tested in test_documents."""
+    with open_bundle(tiny_bundle) as bundle:
+        n_tokens = bundle.manifest.dimensions.vocab_size
+        tokenizer = Tokenizer(bundle.read("tokenizer.json"), vocab_size=n_tokens)
+    summary = model.summarize(LONG)
+    expected = documents.summarize_document(
+        LONG,
+        lambda chunks: [best.text for [best] in model.generate(chunks)],
+        lambda text: len(tokenizer.tokenize(text)),
+        target_tokens=model.manifest.generation.max_new_tokens,
+    )
+    assert summary.text == " ".join(expected.sentences)
+    assert (summary.stats.n_chunks, summary.stats.n_levels) == (expected.n_chunks, expected.n_levels)
+    assert summary.stats.n_chunks > 3
+    assert summary.token_ids == tuple(tokenizer.tokenize(summary.text))
+    assert summary.token_logprobs == ()
+    assert not summary.truncated
+
+
+def test_a_long_document_keeps_to_its_deadline(model: Seq2SeqModel):
+    start = time.perf_counter()
+    summary = model.summarize(
+        LONG * 3, GenerationOptions(deadline_ms=200, max_new_tokens=500, min_new_tokens=500)
+    )
+    assert time.perf_counter() - start < 0.2 + 0.5
+    assert summary.finish_reason == "deadline"
+
+
+def test_ctrl_c_reaches_a_long_summary(model: Seq2SeqModel):
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        model.summarize(LONG * 20, GenerationOptions(max_new_tokens=500, min_new_tokens=500))
+    assert time.perf_counter() - start < 1
+    timer.join()
