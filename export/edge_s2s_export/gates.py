@@ -32,8 +32,8 @@ MAX_MEAN_KL = 0.01
 MAX_HIGH_KL = 0.1  # 99th percentile
 # int8 may turn nearly tied tokens round. The default model has a margin below 0.1 in 6 % of its steps.
 MIN_AGREEMENT = 0.95
-# Of tokens in free running, where one flip changes the rest of a text: in float32 a tie may do it, one text in
-# twenty; int8 has more of them, and 0.77 with the default model.
+# Of tokens in free running, where one flip changes the rest of a text. In float32 only a tie may flip, in one
+# text of twenty at most; int8 flips more, and has 0.77 with the default model.
 MIN_FLOAT_GREEDY = 0.95
 MIN_INT8_GREEDY = 0.6
 

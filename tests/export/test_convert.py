@@ -200,6 +200,21 @@ def test_swapped_cross_attention_layers_fail_the_gate(monkeypatch: pytest.Monkey
     assert not (tmp_path / "b.es2s").exists()
 
 
+def test_wrong_generation_defaults_fail_the_gate(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+):
+    def forbid_most_tokens(spec):
+        forbidden = tuple(range(2, spec.keys["vocab_size"] - 5))
+        return dataclasses.replace(
+            spec, generation=dataclasses.replace(spec.generation, suppress_tokens=forbidden)
+        )
+
+    corrupt(monkeypatch, forbid_most_tokens)
+    with pytest.raises(GateError, match=r"^float: greedy search agrees with transformers in"):
+        convert(folder, tmp_path / "b.es2s")
+    assert not list(tmp_path.iterdir())
+
+
 def test_quantization_that_ruins_the_model_fails_the_gate(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ):
