@@ -31,6 +31,7 @@ from edge_s2s.tokenizer import TextStream, Tokenizer
 from edge_s2s.weights import FILE as WEIGHTS
 
 MAX_BATCH_SIZE = 1024
+_FIRST_LOOK = 1 << 16  # characters that tell whether a document is long, before all of it is tokenized
 
 T = TypeVar("T")
 
@@ -142,12 +143,13 @@ class Seq2SeqModel:
         self, document: str, options: GenerationOptions | None = None
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
-        parts = self._parts
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(parts, params, _deadline(options))
-        input_ids = self._encode(document, "the document")
-        if len(input_ids) <= min(documents.ONE_PASS_TOKENS, parts.decoder.dims.max_source_len):
-            return _stream(job, _Source(input_ids))
+        job = _Job(self._parts, params, _deadline(options))
+        limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
+        if len(self._encode(document[:_FIRST_LOOK], "the document")) <= limit:
+            input_ids = self._encode(document, "the document")
+            if len(input_ids) <= limit:
+                return _stream(job, _Source(input_ids))
         return _stream_chunks(job, document)
 
     def close(self) -> None:
@@ -335,31 +337,33 @@ def _stream(job: _Job, source: _Source) -> Generator[str, None, Generation]:
 
 
 def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]:
-    tokenizer, decoder = job.parts.tokenizer, job.parts.decoder
+    tokenizer = job.parts.tokenizer
+    max_source_len = job.parts.decoder.dims.max_source_len
     outputs: list[Generation] = []
 
-    def count_tokens(text: str) -> int:
-        return len(tokenizer.tokenize(text))
+    def work(cancellation: Cancellation, _emit: object) -> documents.Summary:
+        def count_tokens(text: str) -> int:
+            if cancellation.is_cancelled:
+                raise _CancelledError
+            return len(tokenizer.tokenize(text))
 
-    def summarize(chunks: Sequence[str], cancellation: Cancellation) -> list[str]:
-        sources = [_Source(tokenizer.encode(chunk)) for chunk in chunks]
-        results = [best for [best] in job.run(sources, cancellation)]
-        outputs.extend(results)
-        return [result.text for result in results]
+        def summarize(chunks: Sequence[str]) -> list[str]:
+            sources = [_Source(tokenizer.encode(chunk)) for chunk in chunks]
+            results = [best for [best] in job.run(sources, cancellation)]
+            outputs.extend(results)
+            return [result.text for result in results]
 
-    chunk_tokens = max(1, min(documents.CHUNK_TOKENS, decoder.dims.max_source_len - tokenizer.overhead))
-    summary = _run(
-        _in_thread(
-            lambda cancellation, _emit: documents.summarize_document(
-                document,
-                lambda chunks: summarize(chunks, cancellation),
-                count_tokens,
-                target_tokens=job.params.max_new_tokens,
-                chunk_tokens=chunk_tokens,
-                overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
-            )
+        chunk_tokens = max(1, min(documents.CHUNK_TOKENS, max_source_len - tokenizer.overhead))
+        return documents.summarize_document(
+            document,
+            summarize,
+            count_tokens,
+            target_tokens=job.params.max_new_tokens,
+            chunk_tokens=chunk_tokens,
+            overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
         )
-    )
+
+    summary = _run(_in_thread(work))
     if text := " ".join(summary.sentences):
         yield text
     reasons: Sequence[FinishReason] = ("cancelled", "deadline", "length")
@@ -379,6 +383,10 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
         finish_reason=next((r for r in reasons if any(o.finish_reason == r for o in outputs)), "eos"),
         stats=stats,
     )
+
+
+class _CancelledError(Exception):
+    """Ends work whose result nobody waits for."""
 
 
 @dataclass(frozen=True)
