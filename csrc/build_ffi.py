@@ -1,6 +1,6 @@
 """Write the C source of the extension module `edge_s2s._core` from the public header.
 
-    python build_ffi.py HEADER OUTPUT
+python build_ffi.py HEADER OUTPUT
 """
 
 import sys
@@ -15,6 +15,7 @@ extern "Python" int es2s_python_on_tokens(void *user, int32_t row, const int32_t
 
 
 def main(header: Path, output: Path) -> None:
+    """Hand the header's declarations to cffi."""
     text = header.read_text(encoding="utf-8")
     declarations = text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
     ffi = FFI()

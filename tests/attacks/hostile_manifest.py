@@ -3,9 +3,8 @@
 import hashlib
 import json
 
-from hostile import MANIFEST, VALID, add_folder, make_document
-
 from edge_s2s.bundle import seal
+from hostile import MANIFEST, VALID, add_folder, make_document
 
 # The manifest as a text.
 

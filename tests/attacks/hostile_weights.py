@@ -6,11 +6,10 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_s2s.weights import write_weights
 from hostile import FILES, KEYS, MANIFEST, VALID, WEIGHTS, add_folder, flip, make_contents
 from hostile_manifest import DIGEST
 from hostile_zip import patch
-
-from edge_s2s.weights import write_weights
 from tiny_bundle import tiny_keys, tiny_tensors
 
 VALID_WEIGHTS = FILES[WEIGHTS]

@@ -5,6 +5,8 @@ import struct
 import zipfile
 from collections.abc import Mapping
 
+from edge_s2s.bundle import seal
+from edge_s2s.stored_zip import write_zip
 from hostile import (
     BUNDLE,
     FILES,
@@ -17,9 +19,6 @@ from hostile import (
     make_document,
 )
 from hostile_manifest import NAMES
-
-from edge_s2s.bundle import seal
-from edge_s2s.stored_zip import write_zip
 
 # The zip. Fields of its three records, from the published format: offset and struct code.
 

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
 import hostile_files
 import hostile_manifest
 import hostile_weights
 import hostile_zip
-import hypothesis.strategies as st
-import pytest
-from hostile import ATTACKS, BUNDLE, MANIFEST, VALID, VALID_ZIP, WEIGHTS, write_archive, write_folder
-from hypothesis import given, settings
-
 from edge_s2s.bundle import open_bundle
 from edge_s2s.errors import BundleError
+from hostile import ATTACKS, BUNDLE, MANIFEST, VALID, VALID_ZIP, WEIGHTS, write_archive, write_folder
 
 REPORTS = Path(__file__).parents[2] / "reports"
 MODULES = (hostile_files, hostile_manifest, hostile_weights, hostile_zip)  # importing them fills ATTACKS

@@ -1,12 +1,12 @@
 """The readers in Python and in C share the specification, not code: they must accept the same files."""
 
-import hostile_weights
 import pytest
-from hostile_weights import VALID_WEIGHTS, WEIGHTS_ATTACKS, mutants, repair_hash
 
+import hostile_weights
 from edge_s2s.decoder import DecoderModel
 from edge_s2s.errors import BundleError
 from edge_s2s.weights import read_weights
+from hostile_weights import VALID_WEIGHTS, WEIGHTS_ATTACKS, mutants, repair_hash
 
 
 def python_accepts(data: bytes) -> bool:
