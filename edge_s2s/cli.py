@@ -289,7 +289,8 @@ def _describe(bundle: Bundle, manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "name", f"{manifest.name} {manifest.version}"
     yield "task", f"{manifest.task} ({', '.join(manifest.languages)})"
     yield "licence", manifest.licence.weights
-    yield "data", "; ".join(manifest.licence.data)
+    for source in manifest.licence.data:
+        yield "data", source
     yield "prefix", ascii(manifest.prefix)
     yield "encoder", f"{dims.n_encoder_layers} layers, {manifest.quantization.encoder_weights}"
     yield "decoder", f"{dims.n_layers} layers, {features.weights_dtype}, {features.ffn}, {features.position}"

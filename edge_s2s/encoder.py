@@ -6,7 +6,8 @@ whatever the graph does. Session settings that are silently wrong or slow otherw
 * the optimisation level is pinned, because it changes bits and, below EXTENDED, x64quantprecision is ignored;
 * `session.x64quantprecision` where int8 products saturate (x86 without VNNI), and only there: it costs 3.5x;
 * `mlas.disable_kleidiai`, because on CPUs with SME that path quantizes differently and was seen to be wrong;
-* no spinning: waiting threads would take CPU time from the decoder and from everybody else on the device;
+* no spinning: on two idle cores it saves nothing above the noise (a dialogue of 340 tokens takes 31 ms
+  with and without), on busy ones it costs 133 ms instead of 48, and always a fifth more CPU time;
 * the arena stays on: without it, peak memory for 1000 tokens is 100 to 280 MB higher.
 """
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import edge_s2s
-from conftest import PREFIX
 from edge_s2s import Seq2SeqModel
 from edge_s2s.bundle import open_bundle, write_bundle
 from edge_s2s.cli import main
 from edge_s2s_export.probe_texts import probe_texts
+from tiny_folders import PREFIX
 
 TEXTS = probe_texts(30)
 COMMAND = [sys.executable, "-m", "edge_s2s"]

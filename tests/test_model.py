@@ -15,13 +15,13 @@ import torch
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 import edge_s2s
-from conftest import PREFIX
 from edge_s2s import BundleError, GenerationOptions, InputTooLongError, Seq2SeqModel, documents
 from edge_s2s.bundle import open_bundle
 from edge_s2s.decoder import supported_isas
 from edge_s2s.threads import count_performance_cores, default_num_threads
 from edge_s2s.tokenizer import Tokenizer
 from edge_s2s_export.probe_texts import probe_texts
+from tiny_folders import PREFIX
 
 TEXTS = probe_texts(40)
 LONG = "\n".join(TEXTS)
