@@ -146,10 +146,10 @@ class Seq2SeqModel:
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
         job = _Job(self._parts, params, _deadline(options))
         limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
-        if len(self._encode(document[:_FIRST_LOOK], "the document")) <= limit:
-            input_ids = self._encode(document, "the document")
-            if len(input_ids) <= limit:
-                return _stream(job, _Source(input_ids))
+        _check_text(document, "the document")
+        encode = self._parts.tokenizer.encode
+        if len(encode(document[:_FIRST_LOOK])) <= limit and len(input_ids := encode(document)) <= limit:
+            return _stream(job, _Source(input_ids))
         return _stream_chunks(job, document)
 
     def close(self) -> None:
@@ -175,7 +175,8 @@ class Seq2SeqModel:
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
         limit = self.manifest.dimensions.max_source_len
         if isinstance(text, str):
-            input_ids = self._encode(text, name)
+            _check_text(text, name)
+            input_ids = self._parts.tokenizer.encode(text)
             if len(input_ids) > limit and truncation:
                 return _Source(self._parts.tokenizer.encode(text, max_len=limit), truncated=True)
         else:
@@ -189,13 +190,6 @@ class Seq2SeqModel:
             )
         return _Source(input_ids)
 
-    def _encode(self, text: str, name: str) -> list[int]:
-        if not isinstance(text, str):
-            raise TypeError(f"{name}: expected a str, found {type(text).__name__}")
-        if not text.strip():
-            raise ValueError(f"{name} is blank")
-        return self._parts.tokenizer.encode(text)
-
     def _check_ids(self, token_ids: Sequence[int], name: str) -> list[int]:
         is_list = isinstance(token_ids, Iterable) and not isinstance(token_ids, bytes)
         if not is_list or not all(hasattr(token_id, "__index__") for token_id in token_ids):
@@ -208,6 +202,13 @@ class Seq2SeqModel:
         if wrong := [i for i in input_ids if not 0 <= i < vocab_size]:
             raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
         return input_ids
+
+
+def _check_text(text: object, name: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected a str, found {type(text).__name__}")
+    if not text.strip():
+        raise ValueError(f"{name} is blank")
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ class _Job:
             len(sources), params.num_beams, max_source_len, params.max_new_tokens
         ) as session:
             for row, source in enumerate(sources):
-                if self._ended(cancellation):
+                if self.ended(cancellation):
                     break
                 start = time.perf_counter()
                 session.set_source(row, encoder.run(decoder.embed(source.input_ids)).cross_kv)
@@ -280,14 +281,17 @@ class _Job:
                     cancellation=cancellation,
                 )
                 decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
-        unread = Hypothesis((), 0.0, (), self._ended(cancellation) or "deadline")
-        while len(hypotheses) < len(sources):
-            hypotheses.append([unread] * params.num_return_sequences)
-            encoder_ms.append(0.0)
-        return [
+        results = [
             [self._generation(source, hypothesis, ms, decoder_ms) for hypothesis in best]
-            for source, best, ms in zip(sources, hypotheses, encoder_ms, strict=True)
+            for source, best, ms in zip(sources, hypotheses, encoder_ms, strict=False)
         ]
+        reason = self.ended(cancellation) or "deadline"
+        unread = [self.unread(source, reason) for source in sources[len(results) :]]
+        return results + [[generation] * params.num_return_sequences for generation in unread]
+
+    def unread(self, source: _Source, reason: FinishReason) -> Generation:
+        """The result for a source that there was no time for."""
+        return self._generation(source, Hypothesis((), 0.0, (), reason), 0.0, 0.0)
 
     def _generation(
         self, source: _Source, hypothesis: Hypothesis, encoder_ms: float, decoder_ms: float
@@ -309,7 +313,8 @@ class _Job:
             ),
         )
 
-    def _ended(self, cancellation: Cancellation) -> FinishReason | None:
+    def ended(self, cancellation: Cancellation) -> FinishReason | None:
+        """Why no more may be done, if so."""
         if cancellation.is_cancelled:
             return "cancelled"
         return "deadline" if self._remaining_ms() == 0 else None
@@ -343,8 +348,9 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
 
     def work(cancellation: Cancellation, _emit: object) -> documents.Summary:
         def count_tokens(text: str) -> int:
-            if cancellation.is_cancelled:
-                raise _CancelledError
+            # Once chunks have been summarized, what is there is worth choosing from after the deadline, too.
+            if cancellation.is_cancelled or (not outputs and job.ended(cancellation)):
+                raise _StoppedError
             return len(tokenizer.tokenize(text))
 
         def summarize(chunks: Sequence[str]) -> list[str]:
@@ -354,14 +360,18 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
             return [result.text for result in results]
 
         chunk_tokens = max(1, min(documents.CHUNK_TOKENS, max_source_len - tokenizer.overhead))
-        return documents.summarize_document(
-            document,
-            summarize,
-            count_tokens,
-            target_tokens=job.params.max_new_tokens,
-            chunk_tokens=chunk_tokens,
-            overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
-        )
+        try:
+            return documents.summarize_document(
+                document,
+                summarize,
+                count_tokens,
+                target_tokens=job.params.max_new_tokens,
+                chunk_tokens=chunk_tokens,
+                overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
+            )
+        except _StoppedError:
+            outputs.append(job.unread(_Source([]), "deadline"))
+            return documents.Summary((), 0, 0)
 
     summary = _run(_in_thread(work))
     if text := " ".join(summary.sentences):
@@ -385,8 +395,8 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
     )
 
 
-class _CancelledError(Exception):
-    """Ends work whose result nobody waits for."""
+class _StoppedError(Exception):
+    """There is no time to cut a long document, or nobody waits for it any more."""
 
 
 @dataclass(frozen=True)

@@ -369,6 +369,18 @@ def test_a_long_document_keeps_to_its_deadline(model: Seq2SeqModel):
     assert summary.finish_reason == "deadline"
 
 
+def test_a_document_that_cannot_even_be_cut_in_time_has_an_empty_summary(model: Seq2SeqModel):
+    start = time.perf_counter()
+    summary = model.summarize(LONG * 100, GenerationOptions(deadline_ms=20))  # a megabyte: seconds
+    assert time.perf_counter() - start < 0.02 + 0.5
+    assert (summary.text, summary.token_ids, summary.finish_reason) == ("", (), "deadline")
+    assert summary.stats.n_chunks == 0
+
+
+def test_a_short_document_after_many_blanks_is_found(model: Seq2SeqModel):
+    assert model.summarize(" " * 70_000 + TEXTS[0]).finish_reason in ("eos", "length")
+
+
 def test_ctrl_c_reaches_a_long_summary(model: Seq2SeqModel):
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
