@@ -15,11 +15,18 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_s2s._core import ffi, lib
 from edge_s2s.bundle import GenerationDefaults
 from edge_s2s.errors import BundleError, CoreError
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import Buffer
+
+try:
+    from edge_s2s._core import ffi, lib
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "edge_s2s was imported from its source tree, where the C core is not compiled: "
+        "start Python in another folder, set PYTHONSAFEPATH=1, or install with pip install -e ."
+    ) from error
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]

@@ -1,5 +1,6 @@
 """Tiny bundles that the exporter makes of a random T5, once for all tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,9 @@ import torch
 import edge_s2s
 from edge_s2s import Seq2SeqModel
 from edge_s2s_export.convert import convert
-from tiny_folders import make_tiny_folder
+from tiny_folders import PREFIX, make_tiny_folder
 
-PREFIX = "tell: "
-
+os.environ["PYTHONSAFEPATH"] = "1"  # for subprocesses: the source tree would hide the installed package
 torch.set_num_threads(1)  # models so small that threads only wait for each other
 
 

@@ -12,6 +12,7 @@ from edge_s2s_export.probe_texts import probe_texts
 from tiny_models import random_t5
 
 MAX_NEW_TOKENS = 12
+PREFIX = "tell: "  # of the bundles that conftest.py makes of such a folder
 
 
 def make_tiny_folder(path: Path, seed: int = 0, *, kind: str = "t5-v1.1-tied", **config: Any) -> Path:
