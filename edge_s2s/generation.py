@@ -129,7 +129,7 @@ class GenerationStats:
     """Tokens that the encoder read; of all chunks and levels for a long document"""
     encoder_ms: float
     decoder_ms: float
-    """Of the whole batch that the source was decoded in; summed over the batches of a long document"""
+    """Its share of the time of its batch; of all chunks and levels for a long document"""
     isa: str
     """Kernel set of the decoder"""
     num_threads: int

@@ -32,6 +32,7 @@ from edge_s2s.weights import FILE as WEIGHTS
 
 MAX_BATCH_SIZE = 1024
 _FIRST_LOOK = 1 << 16  # characters that tell whether a document is long, before all of it is tokenized
+_SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
 
 T = TypeVar("T")
 
@@ -359,7 +360,8 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
             outputs.extend(results)
             return [result.text for result in results]
 
-        chunk_tokens = max(1, min(documents.CHUNK_TOKENS, max_source_len - tokenizer.overhead))
+        room = max_source_len - tokenizer.overhead - _SEAM_TOKENS
+        chunk_tokens = max(1, min(documents.CHUNK_TOKENS, room))
         try:
             return documents.summarize_document(
                 document,
