@@ -126,7 +126,7 @@ def split_document(
         chunks.append(chunk)
         if end < len(units):
             room = min(overlap_tokens, chunk_tokens - units[end].n_tokens)
-            start = _overlap_start(units, covered, end, room)
+            start = _overlap_start(units, covered, end, count_tokens, room)
         covered = end
     return chunks
 
@@ -146,12 +146,13 @@ def _best_end(units: Sequence[_Unit], start: int, covered: int, chunk_tokens: in
     return max((units[end].border, end) for end, n_tokens in fitting if n_tokens >= full / 2)[1]
 
 
-def _overlap_start(units: Sequence[_Unit], first: int, end: int, max_tokens: int) -> int:
+def _overlap_start(
+    units: Sequence[_Unit], first: int, end: int, count_tokens: CountTokens, max_tokens: int
+) -> int:
     """The earliest of the best borders at most `max_tokens` before `end`; `end` if there is none."""
     starts = []
     for start in range(end - 1, first - 1, -1):
-        max_tokens -= units[start].n_tokens
-        if max_tokens < 0:
+        if count_tokens(_join(units[start:end])) > max_tokens:
             break
         starts.append(start)
     return max(starts, key=lambda start: (units[start].border, -start), default=end)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import edge_s2s
 from edge_s2s import Seq2SeqModel
@@ -13,6 +14,9 @@ from edge_s2s_export.convert import convert
 from tiny_folders import PREFIX, make_tiny_folder
 
 os.environ["PYTHONSAFEPATH"] = "1"  # for subprocesses: the source tree would hide the installed package
+# The same examples in every run; HYPOTHESIS_PROFILE=default draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 torch.set_num_threads(1)  # models so small that threads only wait for each other
 
 

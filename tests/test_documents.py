@@ -64,6 +64,11 @@ def test_chunks_fit_hold_all_words_in_order_and_are_parts_of_the_document(
     assert again == chunks
 
 
+def test_tokens_that_appear_where_units_meet_count_for_the_overlap():
+    chunks = split_document("w0\n# Part\nw1\nAnna: w2", count_pieces, chunk_tokens=8, overlap_tokens=3)
+    assert chunks == ["w0\n# Part\nw1", "w1\nAnna: w2"]
+
+
 def test_a_dialogue_is_cut_between_turns_and_overlaps_by_whole_turns():
     turns = [f"Speaker {i % 2}: I say number {i}. And more." for i in range(40)]  # 8 words each
     chunks = split_document("\n".join(turns), count_words, chunk_tokens=50, overlap_tokens=20)
