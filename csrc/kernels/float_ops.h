@@ -17,12 +17,17 @@
 #ifndef ES2S_FLOAT_OPS_H
 #define ES2S_FLOAT_OPS_H
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "kernels.h"
+
+#if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "float operations must be exactly these: no -ffast-math; on 32-bit x86 -msse2 -mfpmath=sse"
+#endif
 
 /* Adding and subtracting it rounds |x| < 2^22 to an integer, half to even. */
 #define ROUND_TO_INT 12582912.0f /* 1.5 * 2^23 */
