@@ -577,7 +577,13 @@ static void generate_refuses_each_wrong_parameter(void) {
          "bad_words_lens");
     WITH((p.n_bad_words = 1, p.bad_words_ids = ids, p.bad_words_lens = (const int32_t[]){2}),
          ES2S_INVALID_ARGUMENT, "bad_words_ids[1]");
-    WITH(p.deadline_ms = INT64_MAX, ES2S_INVALID_ARGUMENT, "deadline_ms");
+    const int64_t no_deadlines[] = {-1, INT64_MIN, INT64_MAX};
+    for (size_t i = 0; i < sizeof no_deadlines / sizeof *no_deadlines; i++) {
+        es2s_generate_params_init(f.model, &p);
+        p.deadline_ms = no_deadlines[i];
+        SUCCEEDS(GENERATE);
+        CHECK(lens[0] == first_len && memcmp(tokens, first_tokens, sizeof tokens) == 0);
+    }
     es2s_generate_params_init(NULL, &p); /* knows no special token */
     p.max_new_tokens = 24;
     REFUSES(ES2S_INVALID_ARGUMENT, "decoder_start_token_id", GENERATE);
