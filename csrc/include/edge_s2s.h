@@ -4,13 +4,16 @@
  *     es2s_model *model = NULL;
  *     es2s_session *session = NULL;
  *     if (es2s_model_load("decoder.weights", NULL, &model) != ES2S_OK) puts(es2s_last_error());
- *     es2s_session_params sp;
- *     es2s_session_params_init(&sp);
- *     es2s_session_create(model, &sp, &session);
- *     es2s_session_set_source(session, 0, cross_kv, source_len);     // from the encoder
  *     es2s_generate_params gp;
  *     es2s_generate_params_init(model, &gp);                         // the bundle's defaults
- *     es2s_session_generate(session, &gp, tokens, lens, scores, NULL, NULL);
+ *     gp.num_return_sequences = 1;
+ *     es2s_session_params sp;
+ *     es2s_session_params_init(&sp);
+ *     sp.max_beams = gp.num_beams;
+ *     sp.max_target_len = gp.max_new_tokens;
+ *     es2s_session_create(model, &sp, &session);
+ *     es2s_session_set_source(session, 0, cross_kv, source_len);     // from the encoder
+ *     es2s_session_generate(session, &gp, tokens, &n_tokens, &score, NULL, NULL);
  *     es2s_session_free(session);
  *     es2s_model_free(model);
  *
@@ -20,8 +23,11 @@
  * what was expected and what was found. After a failure outputs are NULL or untouched, and the object
  * stays usable. The library never prints, exits, reads the environment or keeps global state.
  *
- * A parameter struct starts with struct_size. Call its _init function, then change what you need:
- * members are only ever appended, so a program built against an older header keeps working.
+ * A parameter struct starts with struct_size. Call its _init function, then change what you need.
+ * Members are only ever appended, together with a new _init function that knows them, so a program
+ * built against an older header keeps working.
+ *
+ * A child process made by fork() must neither use nor free a model with n_threads > 1 of its parent.
  */
 #ifndef EDGE_S2S_H
 #define EDGE_S2S_H
@@ -57,8 +63,8 @@ typedef enum es2s_status {
 typedef enum es2s_finish_reason {
     ES2S_FINISH_EOS = 0,
     ES2S_FINISH_LENGTH = 1,
-    ES2S_FINISH_DEADLINE = 2,
-    ES2S_FINISH_CANCELLED = 3
+    ES2S_FINISH_DEADLINE = 2, /* for all sequences of a source whose result was not settled by then, */
+    ES2S_FINISH_CANCELLED = 3 /* even those that have an EOS */
 } es2s_finish_reason;
 
 /* When beam search stops, as in transformers' early_stopping. */
@@ -85,6 +91,7 @@ const char *es2s_supported_isas(void);
 
 /* ============================================= Model ============================================= */
 
+/* The threads serve one call at a time; a call that finds them busy works alone, with the same result. */
 typedef struct es2s_model_params {
     uint32_t struct_size;
     int32_t n_threads;   /* threads that may work on one call, the caller's included; 1..64, default 1 */
@@ -132,10 +139,11 @@ void es2s_model_free(es2s_model *model);
 
 /* ============================================ Session ============================================ */
 
+/* Lengths above the model's max_source_len and max_target_len mean these. */
 typedef struct es2s_session_params {
     uint32_t struct_size;
-    int32_t max_batch;      /* sources at a time; default 1 */
-    int32_t max_beams;      /* rows per source; default 1 */
+    int32_t max_batch;      /* sources at a time; 1..1024, default 1 */
+    int32_t max_beams;      /* rows per source; 1..256, default 1 */
     int32_t max_source_len; /* default 512 */
     int32_t max_target_len; /* new tokens; default 256 */
 } es2s_session_params;
@@ -175,7 +183,8 @@ es2s_status es2s_session_reorder_cache(es2s_session *session, const int32_t *bea
 /* ============================================= Search ============================================ */
 
 /* Called in the thread that generates with n more tokens of the first sequence of `row` that can no longer
- * change. A non-zero return cancels the generation of all rows. */
+ * change. A non-zero return cancels the generation of all rows. It must leave the session alone: calls that
+ * use it fail with STATE. */
 typedef int (*es2s_on_tokens)(void *user, int32_t row, const int32_t *tokens, int32_t n);
 
 /* Names and meanings are those of transformers' generate(). -1 = no such token. */
@@ -199,8 +208,8 @@ typedef struct es2s_generate_params {
     const int32_t *bad_words_lens;    /* int32[n_bad_words], each >= 1 */
     int32_t n_suppress_tokens;
     int32_t n_bad_words;
-    int64_t deadline_ms;              /* time for this call; < 0 = none. What is there then is returned. */
-    const volatile int32_t *cancel;   /* polled each step: non-zero = stop and return what is there; may be NULL */
+    int64_t deadline_ms;              /* time for this call; < 0 = none. Afterwards what is there is returned. */
+    const volatile int32_t *cancel;   /* polled each step, set by any thread: non-zero = the same; may be NULL */
     es2s_on_tokens on_tokens;         /* may be NULL */
     void *user;                       /* passed to on_tokens */
 } es2s_generate_params;
@@ -209,10 +218,10 @@ typedef struct es2s_generate_params {
 void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *params);
 
 /* Greedy or beam search over all sources set (rows 0..b-1). The caller's buffers, with n = num_return_sequences:
- *   tokens_out         int32[b, n, max_new_tokens]  without the start token, with EOS, filled up with pad
+ *   tokens_out         int32[b, n, max_new_tokens]  without the start token, with EOS, then pad (else EOS, else -1)
  *   lens_out           int32[b, n]
  *   scores_out         float[b, n]  beams: transformers' sequences_scores; greedy: sum of logprobs / len ** length_penalty
- *   logprobs_out       float[b, n, max_new_tokens]  log-softmax of the logits before any rule; may be NULL
+ *   logprobs_out       float[b, n, max_new_tokens]  log-softmax of the logits before any rule, then 0; may be NULL
  *   finish_reasons_out int32[b, n]  es2s_finish_reason; may be NULL
  * Sequences of a source come best first. The sources stay set; their self-attention caches are empty afterwards. */
 es2s_status es2s_session_generate(es2s_session *session, const es2s_generate_params *params, int32_t *tokens_out,
