@@ -3,8 +3,8 @@
  *
  *     decode decoder.weights cross_kv.f32
  *
- * cross_kv.f32 is what the bundle's encoder gives for one source: float32[n_layers, 2, n_heads, source_len, d_head].
- * Prints the generated token ids and the score.
+ * cross_kv.f32 is what the bundle's encoder gives for one source: float32[n_layers, 2, n_heads, source_len,
+ * d_head]. Prints the generated token ids and the score.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +14,7 @@
 static float *read_floats(const char *path, size_t *n_out) {
     FILE *file = fopen(path, "rb");
     if (!file) return NULL;
-    fseek(file, 0, SEEK_END);
-    const long size = ftell(file);
+    const long size = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : 0;
     rewind(file);
     float *values = size > 0 ? malloc((size_t)size) : NULL;
     if (values && fread(values, 1, (size_t)size, file) != (size_t)size) {
@@ -47,6 +46,11 @@ int main(int argc, char **argv) {
     es2s_model_dims dims = {.struct_size = sizeof dims};
     if (es2s_model_get_dims(model, &dims) != ES2S_OK) goto fail;
     const size_t floats_per_token = 2u * (size_t)dims.n_layers * (size_t)dims.n_heads * (size_t)dims.d_head;
+    if (n_floats % floats_per_token != 0 || n_floats / floats_per_token > (size_t)dims.max_source_len) {
+        fprintf(stderr, "%s: expected %zu floats for each of up to %d source tokens, found %zu floats\n",
+                argv[2], floats_per_token, dims.max_source_len, n_floats);
+        goto done;
+    }
     const int32_t source_len = (int32_t)(n_floats / floats_per_token);
 
     es2s_generate_params generate;
@@ -63,9 +67,14 @@ int main(int argc, char **argv) {
     tokens = malloc((size_t)generate.max_new_tokens * sizeof *tokens);
     int32_t n_tokens = 0;
     float score = 0.0f;
-    if (!tokens) goto done;
-    if (es2s_session_generate(session, &generate, tokens, &n_tokens, &score, NULL, NULL) != ES2S_OK) goto fail;
-    for (int32_t i = 0; i < n_tokens; i++) printf("%d ", tokens[i]);
+    if (!tokens) {
+        fprintf(stderr, "out of memory\n");
+        goto done;
+    }
+    if (es2s_session_generate(session, &generate, tokens, &n_tokens, &score, NULL, NULL) != ES2S_OK)
+        goto fail;
+    for (int32_t i = 0; i < n_tokens; i++)
+        printf("%d ", tokens[i]);
     printf("\nscore %.4f, kernels %s\n", score, es2s_model_isa(model));
     exit_code = 0;
     goto done;
