@@ -68,3 +68,35 @@ def test_the_public_header_compiles_alone_as(language: str):
     flags = ["-std=c11" if language == "c" else "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     source = ROOT / "tests" / "csrc" / "header_test.c"
     run(compiler, "-x", language, *flags, "-I", ROOT / "csrc" / "include", "-fsyntax-only", source)
+
+
+APP = """
+cmake_minimum_required(VERSION 3.20)
+project(app C)
+add_subdirectory({root} core)
+add_executable(app {root}/examples/decode.c)
+target_link_libraries(app PRIVATE {library})
+"""
+
+
+def configure_app(folder: Path, library: str, *options: str) -> list[str | Path]:
+    """Writes an app that embeds the core; returns the command that configures it in folder/build."""
+    (folder / "CMakeLists.txt").write_text(APP.format(root=ROOT, library=library))
+    ninja = f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"
+    return [find_tool("cmake"), "-S", folder, "-B", folder / "build", "-G", "Ninja", ninja, *options]
+
+
+@pytest.mark.parametrize("build_type", ["Debug", "Release"])
+@pytest.mark.parametrize("library", ["edge_s2s_static", "edge_s2s_shared"])
+def test_an_app_embeds_the_core_with_add_subdirectory(tmp_path: Path, library: str, build_type: str):
+    options = [f"-DCMAKE_BUILD_TYPE={build_type}", "-DES2S_BUILD_SHARED=ON"]
+    run(*configure_app(tmp_path, library, *options))
+    run(find_tool("cmake"), "--build", tmp_path / "build", "--target", "app")
+    app = subprocess.run([tmp_path / "build" / "app"], capture_output=True, text=True)
+    assert (app.returncode, app.stderr.split(":")[0]) == (2, "usage")
+
+
+def test_a_build_whose_floats_would_differ_is_refused(tmp_path: Path):
+    run(*configure_app(tmp_path, "edge_s2s_static", "-DCMAKE_C_FLAGS=-ffast-math"))
+    with pytest.raises(AssertionError, match="no -ffast-math"):
+        run(find_tool("cmake"), "--build", tmp_path / "build", "--target", "app")
