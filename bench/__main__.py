@@ -250,7 +250,7 @@ def command_compare(args: argparse.Namespace) -> int:
         return 1
     print(f"{'figure':60} {'old':>9} {'new':>9} {'new/old':>8}")
     before, after = flatten(old), flatten(new)
-    for name in before.keys() & after.keys():
+    for name in sorted(before.keys() & after.keys()):
         print(f"{name:60} {before[name]:9.3f} {after[name]:9.3f} {after[name] / before[name]:8.3f}")
     return 0
 
