@@ -30,8 +30,9 @@ _TURN_LINE = re.compile(  # "Anna: ...", "#Person1#: ...", "[12:05] Dr. Lee: ...
     r"[ \t]*(?:(?:[\[(]?\d{1,2}:\d\d(?::\d\d)?[\])]?[ \t]+)?"
     r"[^\s:\d][^\s:]{0,29}(?:[ ][^\s:]{1,30}){0,2}:(?=\s)|(?:[-*+•]|\d{1,3}[.)])[ \t])"
 )
+# Possessive, and only where a run of marks begins: no mark is looked at twice, however long the run.
 _SENTENCE_END = re.compile(
-    r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”’）]*)\s*"  # noqa: RUF001  # full-width on purpose
+    r"(?:(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s)|[。！？]++[」』”’）]*+)\s*+"  # noqa: RUF001  # full-width on purpose
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Mt|vs|e\.g|i\.e|cf|Fig|Gen|Col|Lt|Rev|[A-HJ-Z])\.$"
@@ -163,15 +164,21 @@ def _join(units: Sequence[_Unit]) -> str:
 
 
 def _units(document: str, count_tokens: CountTokens, max_tokens: int) -> list[_Unit]:
-    """The document cut at every border; joined, the units are the document."""
-    units: list[_Unit] = []
+    """The document cut at every border; joined, the units are the document.
+
+    What has no tokens belongs to the unit before, so there are not more units than tokens.
+    """
+    units: list[tuple[list[str], int, int]] = []
     for block, border in _blocks(document):
         for sentence in split_sentences(block):
             for part, n_tokens in _split_words(sentence, count_tokens, max_tokens):
-                units.append(_Unit(part, n_tokens, border))
+                if n_tokens == 0 and units:
+                    units[-1][0].append(part)
+                else:
+                    units.append(([part], n_tokens, border))
                 border = _WORD
             border = _SENTENCE
-    return units
+    return [_Unit("".join(parts), n_tokens, border) for parts, n_tokens, border in units]
 
 
 def _blocks(document: str) -> list[tuple[str, int]]:

@@ -1,6 +1,7 @@
 """The rule for long documents: how they are cut, what is dropped, what is kept."""
 
 import re
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -77,6 +78,22 @@ def test_a_dialogue_is_cut_between_turns_and_overlaps_by_whole_turns():
     assert chunks[0].splitlines() == turns[:6]
 
 
+def test_work_grows_no_faster_than_the_document_where_most_of_it_has_no_tokens():
+    """Tokenizers drop control characters: a document can have thousands of paragraphs between words."""
+    n_counted = 0
+
+    def count(text: str) -> int:
+        nonlocal n_counted
+        n_counted += len(text)
+        return len(text.replace("\x00", "").split())
+
+    document = "word " * 600 + "\n\n" + "\x00\n\n" * 4000 + "word " * 600
+    chunks = split_document(document, count)
+    assert all(count_words(chunk.replace("\x00", "")) <= 480 for chunk in chunks)
+    assert "".join(chunks).count("\x00") >= 4000
+    assert n_counted < 10 * len(document)
+
+
 def test_a_heading_is_the_best_border_and_stays_with_its_text():
     section = "# Heading\n\nOne two three. Four five six.\n\nSeven eight nine."  # 11 words
     chunks = split_document("\n\n".join([section] * 6), count_words, chunk_tokens=30, overlap_tokens=0)
@@ -115,6 +132,13 @@ def test_a_sentence_longer_than_a_chunk_is_cut_between_words_and_a_longer_word_w
 )  # fmt: skip
 def test_sentences_end_where_a_reader_ends_them(text: str, sentences: list[str]):
     assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("text", ["." * 200_000, "." * 100_000 + ")" * 100_000, '."' * 100_000])
+def test_a_run_of_marks_takes_time_proportional_to_its_length(text: str):
+    start = time.perf_counter()
+    assert split_sentences(text) == [text]
+    assert time.perf_counter() - start < 2  # takes 0.02 s; was minutes when each mark looked at all behind it
 
 
 @given(st.text(alphabet="aB. !?\n。)\"'", max_size=60))
