@@ -132,6 +132,8 @@ def _fields(message: memoryview, file: str) -> _Fields:
 
     while position < end:
         tag = varint()
+        # protobuf keeps 32 bits of it: with more, ONNX Runtime would see another field here than we do.
+        _require(8 <= tag < 1 << 32, file, "a field number of 1..536870911", f"{tag >> 3}")
         wire_type = tag & 7
         if wire_type == _VARINT:
             yield tag >> 3, varint()
