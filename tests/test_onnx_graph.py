@@ -101,12 +101,12 @@ def test_a_graph_is_refused_that_somebody_did(change: Callable[[ModelProto], Non
 
 
 def test_a_field_number_with_bits_that_protobuf_drops_is_refused():
-    """protobuf keeps 32 bits of a number, so a 33rd would hide `data_location` from a reader that keeps it."""
+    """protobuf keeps 32 bits of a number, so a 33rd would hide `data_location` from who keeps it."""
     tensor = TensorProto(name="w", dims=[4], data_type=TensorProto.FLOAT).SerializeToString()
     tensor += b"\xf0\x80\x80\x80\x10\x01"  # the varints 14 << 3 | 1 << 32 and 1: EXTERNAL
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
     model = b"\x3a" + bytes([len(graph)]) + graph
-    with pytest.raises(BundleError, match="a field number of 1..536870911"):
+    with pytest.raises(BundleError, match="expected a field number of 1"):
         check_onnx(memoryview(model), "encoder.onnx")
 
 
