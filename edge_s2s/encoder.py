@@ -12,7 +12,8 @@ whatever the graph does. Session settings that are silently wrong or slow otherw
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,7 +44,7 @@ class Encoder:
     """The encoder of an open bundle; any number of threads may share it.
 
     `num_threads` work on one call. `providers` are execution providers in the order of preference; if one of
-    them is not what runs, ProviderError.
+    them does not start, or the CPU is not among them and would have to help, ProviderError.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Encoder:
         options = _session_options(num_threads)
         if _products_saturate():
             options.add_session_config_entry("session.x64quantprecision", "1")
+        if CPU not in requested:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         check_onnx(bundle.read(file), file)
         self._session = _open_session(bytes(bundle.read(file)), options, requested, file)
         self.providers = tuple(self._session.get_providers())
         if [*self.providers[: len(requested)]] != requested:
             raise ProviderError(f"asked for {', '.join(requested)}; got {', '.join(self.providers)}")
-        dims = bundle.manifest.dimensions
+        dims = self._dims = bundle.manifest.dimensions
+        self._file = file
         inputs: _Shapes = {"inputs_embeds": ["batch", "sequence", dims.d_model]}
         outputs: _Shapes = {
             "cross_kv": ["batch", dims.n_layers, 2, dims.n_heads, "sequence", dims.d_head],
@@ -73,9 +77,19 @@ class Encoder:
         _check_nodes(file, "output", self._session.get_outputs(), outputs)
 
     def run(self, inputs_embeds: Floats) -> Encoded:
-        """Encodes one source, float32 [source_len, d_model]."""
+        """Encodes one source, float32 [source_len, d_model].
+
+        What a graph computes shows only now, so BundleError is possible here too.
+        """
+        dims, n_tokens = self._dims, len(inputs_embeds)
         feeds = {"inputs_embeds": inputs_embeds[np.newaxis]}
-        cross_kv, mean_hidden = self._session.run(["cross_kv", "mean_hidden"], feeds)
+        with _failures_are_the_graphs(self._file, f"a graph that runs on {n_tokens} tokens"):
+            cross_kv, mean_hidden = self._session.run(["cross_kv", "mean_hidden"], feeds)
+        shape = (1, dims.n_layers, 2, dims.n_heads, n_tokens, dims.d_head)
+        if cross_kv.shape != shape:
+            raise BundleError(self._file, f"output cross_kv {[*shape]}", f"{[*cross_kv.shape]}")
+        if len(mean_hidden) != 1:
+            raise BundleError(self._file, "output mean_hidden of 1 source", f"{[*mean_hidden.shape]}")
         return Encoded(cross_kv[0], mean_hidden[0])
 
 
@@ -110,12 +124,24 @@ def _session_options(num_threads: int) -> ort.SessionOptions:
 def _open_session(
     model: bytes, options: ort.SessionOptions, providers: list[str], file: str
 ) -> ort.InferenceSession:
-    try:
+    with _failures_are_the_graphs(file, "a graph that ONNX Runtime loads"):
         return ort.InferenceSession(model, options, providers=providers, enable_fallback=False)
+
+
+@contextmanager
+def _failures_are_the_graphs(file: str, expected: str) -> Iterator[None]:
+    """Raises what ONNX Runtime raises as BundleError, unless its words blame something else."""
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's many kinds have no base of their own
-        raise BundleError(file, "a graph that ONNX Runtime loads", str(error)[:300]) from error
+        message = str(error)
+        if "allocate memory" in message or "bad_alloc" in message:
+            raise MemoryError(message) from error
+        if "fallback to CPU EP has been explicitly disabled" in message:
+            raise ProviderError(f"without {CPU} among the providers, parts of {file} run nowhere") from error
+        raise BundleError(file, expected, message[:300]) from error
 
 
 @functools.cache

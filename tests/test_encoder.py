@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -79,9 +80,20 @@ def test_a_silent_fallback_is_an_error(tiny_bundle: Path, monkeypatch: pytest.Mo
     with (
         open_bundle(tiny_bundle) as bundle,
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
-        pytest.raises(ProviderError, match="asked for CUDAExecutionProvider; got CPUExecutionProvider"),
+        pytest.raises(ProviderError, match=r"asked for CUDA.*, CPU.*; got CPUExecutionProvider"),
     ):
-        Encoder(bundle, providers=["CUDAExecutionProvider"])
+        Encoder(bundle, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+
+def test_a_provider_that_leaves_the_work_to_the_cpu_is_an_error(tiny_bundle: Path):
+    """Azure's, which every wheel for PCs has, starts anywhere and takes no node of a plain graph."""
+    azure = "AzureExecutionProvider"
+    if azure not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has no provider that starts and takes no node")
+    with open_bundle(tiny_bundle) as bundle:
+        with pytest.raises(ProviderError, match=f"without CPUExecutionProvider .* {FILE}"):
+            Encoder(bundle, providers=[azure])
+        assert Encoder(bundle, providers=[azure, "CPUExecutionProvider"]).providers[0] == azure
 
 
 @pytest.mark.parametrize("data", [b"", b"not a graph", b"\x08\x08", os.urandom(64)])
@@ -157,6 +169,61 @@ def test_names_and_types_other_than_the_runtimes_are_a_bundle_error(
         change(model.graph)
         with pytest.raises(BundleError, match=message):
             Encoder(with_graph(bundle, model.SerializeToString()))
+
+
+def rename_cross_kv(graph: onnx.GraphProto) -> None:
+    """To "kv", so that a node can be added that makes cross_kv of it."""
+    for node in graph.node:
+        node.input[:] = ["kv" if name == "cross_kv" else name for name in node.input]
+        node.output[:] = ["kv" if name == "cross_kv" else name for name in node.output]
+
+
+def double(graph: onnx.GraphProto, axis: int) -> None:
+    rename_cross_kv(graph)
+    graph.node.append(helper.make_node("Concat", ["kv", "kv"], ["cross_kv"], axis=axis))
+
+
+def double_mean(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.output[:] = ["m" if name == "mean_hidden" else name for name in node.output]
+    graph.node.append(helper.make_node("Concat", ["m", "m"], ["mean_hidden"], axis=0))
+
+
+def add_other_lengths(graph: onnx.GraphProto) -> None:
+    double(graph, axis=4)
+    graph.node[-1].output[:] = ["twice"]
+    graph.node.append(helper.make_node("Add", ["kv", "twice"], ["cross_kv"]))
+
+
+def ask_for_more_memory_than_there_is(graph: onnx.GraphProto) -> None:
+    rename_cross_kv(graph)
+    factors = np.array([1, 1, 1, 1, 1 << 50, 1])
+    graph.initializer.append(onnx.numpy_helper.from_array(factors, "factors"))
+    graph.node.append(helper.make_node("Shape", ["kv"], ["shape"]))
+    graph.node.append(helper.make_node("Mul", ["shape", "factors"], ["huge"]))
+    graph.node.append(helper.make_node("ConstantOfShape", ["huge"], ["cross_kv"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (partial(double, axis=0), r"cross_kv \[1, \d, 2, \d, 3, \d+\], found \[2, \d, 2, \d, 3, \d+\]"),
+        (partial(double, axis=4), r"cross_kv \[1, \d, 2, \d, 3, \d+\], found \[1, \d, 2, \d, 6, \d+\]"),
+        (double_mean, "mean_hidden of 1 source, found .2, "),
+        (add_other_lengths, "a graph that runs on 3 tokens, found .*Add node"),
+        (ask_for_more_memory_than_there_is, "allocate memory"),
+    ],
+)
+def test_what_shows_only_when_a_graph_runs_is_an_error_of_ours_too(
+    tiny_bundle: Path, change: Callable[[onnx.GraphProto], None], message: str
+):
+    with open_bundle(tiny_bundle) as bundle:
+        model = onnx.load_from_string(bytes(bundle.read(FILE)))
+        change(model.graph)
+        encoder = Encoder(with_graph(bundle, model.SerializeToString()))
+    kind = MemoryError if change is ask_for_more_memory_than_there_is else BundleError
+    with pytest.raises(kind, match=message):
+        encoder.run(embeds(3))
 
 
 def test_the_probe_is_a_valid_model_and_asks_for_what_does_not_fit_16_bits():
