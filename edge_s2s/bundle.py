@@ -270,7 +270,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """An input and what greedy decoding with the bundle's defaults must give for it, EOS included."""
+    """An input and what greedy decoding with the bundle's defaults must begin with.
+
+    `token_ids` are the whole answer, EOS included, or its clear beginning.
+    """
 
     text: str
     input_ids: tuple[int, ...]

@@ -18,6 +18,7 @@ from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.jsonl import Values, generate_rows, open_output
 from edge_s2s.model import Seq2SeqModel, default_bundle_path
+from edge_s2s.threads import MAX_THREADS
 
 OK, ERROR, USAGE, SOME_ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -33,6 +34,9 @@ _OPTIONS = {  # of `generate` and `summarize`: type and help
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller; the next file must not get its number
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  open as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show
     try:
@@ -51,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -128,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "edge-s2s verify model.es2s --json",
     )
     command.add_argument("bundle", metavar="BUNDLE", help="a directory, an .es2s file, or default")
-    command.add_argument("--num-threads", type=int, metavar="N", help="threads; by default up to 4")
+    _add_num_threads(command)
     command.add_argument("--json", action="store_true", help="the checks as JSON")
     return parser
 
@@ -154,7 +158,17 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
         default="default",
         help="a directory or an .es2s file; default: the shipped one",
     )
-    command.add_argument("--num-threads", type=int, metavar="N", help="threads; by default up to 4")
+    _add_num_threads(command)
+
+
+def _add_num_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--num-threads", type=_num_threads, metavar="N", help="threads; by default up to 4")
+
+
+def _num_threads(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"expected a number in 1..{MAX_THREADS}, found {text}")
+    return int(text)
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -222,6 +236,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         else:
             lines = stack.enter_context(Path(arguments.jsonl).open("rb"))
         model = stack.enter_context(_load(arguments))
+        options.complete(model.manifest.generation, model.manifest.dimensions)  # else every row would fail
         if arguments.out == "-":
             out: BinaryIO = sys.stdout.buffer
             kept: Iterator[Values] = iter(())
@@ -353,7 +368,7 @@ def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
 
 
 def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:
-    """What the exporter saw must come out on this machine: input ids, and greedy search's tokens."""
+    """What the exporter saw must come out on this machine: input ids, and how greedy search begins."""
     greedy = GenerationOptions(num_beams=1, num_return_sequences=1)
     for i, case in enumerate(bundle.golden()):
         name = f"golden {i}"
@@ -361,8 +376,8 @@ def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:
         [[generation]] = model.generate([list(case.input_ids)], greedy)
         if input_ids != case.input_ids:
             yield _Check(name, False, f"expected input ids {list(case.input_ids)}, found {list(input_ids)}")
-        elif generation.token_ids != case.token_ids:
-            found = list(generation.token_ids)
+        elif (begin := generation.token_ids[: len(case.token_ids)]) != case.token_ids:
+            found = list(begin)
             yield _Check(name, False, f"expected tokens {list(case.token_ids)}, found {found}")
         else:
             yield _Check(name, True, generation.text)

@@ -22,7 +22,7 @@ from edge_s2s.bundle import open_bundle
 
 with open_bundle(sys.argv[1]) as bundle, edge_s2s.load(sys.argv[1], num_threads=1) as model:
     cases = sorted(bundle.golden(), key=lambda case: len(case.input_ids))[:3]
-    found = [list(model.generate([case.text])[0][0].token_ids) for case in cases]
+    found = [list(model.generate([c.text])[0][0].token_ids[: len(c.token_ids)]) for c in cases]
     stats = model.generate([cases[0].text])[0][0].stats
     print(json.dumps({"isa": stats.isa, "found": found, "expected": [list(c.token_ids) for c in cases]}))
 """

@@ -30,7 +30,7 @@ from edge_s2s.weights import Key, expected_tensors, write_weights
 from . import families, gates
 from .candidate import Candidate
 from .errors import ExportError
-from .golden import golden_cases
+from .golden import answers, golden_cases
 from .model_card import UNKNOWN_LICENCE, licence_text, model_card
 from .model_spec import ModelSpec
 from .onnx_encoder import export_encoder
@@ -134,7 +134,7 @@ def convert(
         with step("check what int8 costs"):
             metrics |= gates.check_int8(candidate, references)
     with step("choose golden cases"):
-        files["golden.json"] = golden_cases(candidate, all_texts)
+        files["golden.json"] = golden_cases(answers(candidate, all_texts))
     with step("write the bundle"):
         files["eval.json"] = _eval_json(metrics)
         files["LICENSE"] = licence_text(manifest).encode()
