@@ -3,13 +3,15 @@
 A row has "source" (text) or "input_ids" (token ids). Its output is the row with text, token_ids, score,
 finish_reason and origin; or with "error", a sentence, where there can be no result. Finished rows are
 appended, in one write for each batch, so after a crash at most the last line is torn. `resume` checks that
-the complete rows belong to the input, cuts the torn one off, and goes on.
+the complete rows belong to the input, cuts the torn one off, and goes on. Two processes never write one file.
 """
 
+import fcntl
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
@@ -17,6 +19,7 @@ from edge_s2s.generation import Generation, GenerationOptions
 from edge_s2s.model import Seq2SeqModel
 
 BATCH_SIZE = 8
+MAX_DEPTH = 100  # of lists and objects in each other: Python reads some that are too deep for it to write
 
 _RESULT = ("text", "token_ids", "score", "finish_reason", "origin")
 _OUTPUT = {*_RESULT, "error"}
@@ -58,7 +61,10 @@ def generate_rows(
     n_rows = n_failed = 0
     for number, answer in enumerate(kept, 1):
         if not _answers(answer, next(rows, None)):
-            raise ValueError(f"row {number} of the output does not belong to row {number} of the input")
+            raise ValueError(
+                f"row {number} of the output does not belong to row {number} of the input; "
+                "give the output another name"
+            )
         n_rows += 1
         n_failed += "error" in answer
     progress(n_rows)
@@ -78,7 +84,7 @@ def read_rows(lines: Iterable[bytes]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+            values = json.loads(line.decode("utf-8-sig"), parse_float=_number, parse_constant=_number)
         except UnicodeDecodeError as error:
             yield Row({}, f"line {number} is not UTF-8 at byte {error.start}")
         except (ValueError, RecursionError) as error:
@@ -86,21 +92,39 @@ def read_rows(lines: Iterable[bytes]) -> Iterator[Row]:
         else:
             if not isinstance(values, dict):
                 yield Row({}, f"line {number}: expected a JSON object, found {type(values).__name__}")
-            elif ("source" in values) == ("input_ids" in values):
-                yield Row(values, 'expected one of "source" and "input_ids"')
+            elif _is_deeper(values, MAX_DEPTH):
+                yield Row({}, f"line {number}: expected at most {MAX_DEPTH} nested lists and objects")
             else:
-                yield Row(values)
+                yield Row(values, _wrong_source(values))
+
+
+def _wrong_source(values: Values) -> str | None:
+    """What is wrong with what a row asks for, as far as its types tell; the model checks the rest."""
+    if ("source" in values) == ("input_ids" in values):
+        return 'expected one of "source" and "input_ids"'
+    if "source" in values:
+        source = values["source"]
+        return None if isinstance(source, str) else f"source: expected text, found {type(source).__name__}"
+    token_ids = values["input_ids"]
+    if not isinstance(token_ids, list):
+        return f"input_ids: expected a list of integers, found {type(token_ids).__name__}"
+    wrong = next((type(i).__name__ for i in token_ids if type(i) is not int), None)  # a bool is an int, too
+    return wrong and f"input_ids: expected a list of integers, found {wrong} in it"
 
 
 @contextmanager
 def open_output(path: Path, *, resume: bool) -> Iterator[tuple[BinaryIO, Iterator[Values]]]:
     """The file to append to, and the rows that it has already; `resume` cuts off a torn last line.
 
-    Without `resume` the file must not exist.
+    Without `resume` the file must not exist. It is locked: a second writer gets a ValueError.
     """
     if not resume and path.exists():
         raise ValueError(f"{path} exists; --resume goes on with it")
     with path.open("a+b" if resume else "x+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{path}: another process writes it; wait for its end") from error
         file.seek(0)
         yield file, _complete_rows(file)
 
@@ -111,13 +135,15 @@ def _complete_rows(file: BinaryIO) -> Iterator[Values]:
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             if not line.startswith(b"{"):  # no file of ours: leave it alone
-                raise ValueError(f"line {number} of the output is no row")
+                raise ValueError(f"line {number} of the output is no row; give the output another name")
             file.truncate(size)
             return
         try:
             values = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} of the output is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"line {number} of the output is not JSON: {error}; give the output another name"
+            ) from error
         size += len(line)
         yield values
 
@@ -177,5 +203,18 @@ def _to_line(values: Values) -> bytes:
         return json.dumps(values, allow_nan=False).encode() + b"\n"
 
 
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
+def _number(text: str) -> float:
+    """A fraction. Python reads NaN and 1e999, too, but JSON has no way to write them."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _is_deeper(values: Values, depth: int) -> bool:
+    level: list[object] = [values]
+    for _ in range(depth):
+        lists = [value for value in level if isinstance(value, list)]
+        objects = [value for value in level if isinstance(value, dict)]
+        level = [*chain.from_iterable(lists), *chain.from_iterable(o.values() for o in objects)]
+    return bool(level)

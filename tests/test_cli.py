@@ -175,6 +175,8 @@ def test_verify_finds_an_encoder_that_does_not_load(run: Run, tiny_bundle: Path,
         (["summarize", "a", "--num-beams", "two"], "--num-beams: invalid int value"),
         (["summarize", "a", "--num-beams", "0"], "num_beams: expected an integer"),
         (["summarize", "a", "--num-beam", "1", "--what"], "unrecognized arguments: --what"),
+        (["summarize", "a", "--num-threads", "99"], "--num-threads: expected a number in 1..64, found 99"),
+        (["verify", "default", "--num-threads", "no"], "--num-threads: expected a number in 1..64, found no"),
         (["generate", "--jsonl", "a"], "required: --out"),
         (["generate", "--jsonl", "-", "--out", "-", "--resume"], "--resume needs a file"),
     ],
@@ -199,7 +201,6 @@ def test_other_errors_are_1(run: Run, tiny_bundle: Path, tmp_path: Path):
     assert fails(
         run("summarize", "a.txt", *bundle, "--max-new-tokens", "60000"), 1, "max_new_tokens is 60000"
     )
-    assert fails(run("summarize", "a.txt", *bundle, "--num-threads", "99"), 1, "num_threads: expected")
     assert fails(run("summarize", "a.txt", *bundle, EDGE_S2S_NUM_THREADS="x"), 1, "EDGE_S2S_NUM_THREADS")
     assert fails(run("info", "nowhere"), 1, "nowhere: expected a file or directory")
 
@@ -235,6 +236,27 @@ def test_a_reader_that_goes_away_is_met_with_silence(tiny_bundle: Path, tmp_path
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(20) == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_like_dev_null(tiny_bundle: Path, closed: str):
+    null = {"<&-": "</dev/null", ">&-": ">/dev/null", "2>&-": "2>/dev/null"}[closed]
+    for arguments in (["summarize", "-", "--bundle", str(tiny_bundle)], ["info", str(tiny_bundle)]):
+        shell = [
+            subprocess.run(
+                ["sh", "-c", f'exec "$@" {how}', "sh", *COMMAND, *arguments], input=b"", capture_output=True
+            )
+            for how in (closed, null)
+        ]
+        outcome, expected = [(done.returncode, done.stdout, done.stderr) for done in shell]
+        assert outcome == expected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, which Linux has")
+def test_a_full_disk_is_one_sentence(tiny_bundle: Path):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*COMMAND, "info", str(tiny_bundle)], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"edge-s2s: error: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", ["summarize", "generate"])

@@ -61,16 +61,21 @@ BAD = {
     b'{"id": 1}': 'expected one of "source" and "input_ids"',
     b'{"id": 1, "source": "a", "input_ids": [1]}': 'expected one of "source" and "input_ids"',
     b'{"source": ""}': "the text is blank",
-    b'{"source": 7}': "the text: expected a str or a list of token ids, found int",
-    b'{"source": null}': "the text: expected a str or a list of token ids, found NoneType",
+    b'{"source": 7}': "source: expected text, found int",
+    b'{"source": null}': "source: expected text, found NoneType",
+    b'{"source": [1, 2]}': "source: expected text, found list",
+    b'{"input_ids": "abc"}': "input_ids: expected a list of integers, found str",
+    b'{"input_ids": [true, 1]}': "input_ids: expected a list of integers, found bool in it",
     b'{"input_ids": []}': "the text has no token ids",
     b'{"input_ids": [1, 99999]}': "the text: expected token ids in 0..",
-    b'{"input_ids": ["a"]}': "the text: expected a str or a list of token ids, found list",
+    b'{"input_ids": ["a"]}': "input_ids: expected a list of integers, found str in it",
     b'{"source": "a"': "line 2 is not JSON: ",
-    b'{"source": "a", "x": NaN}': "line 2 is not JSON: NaN is no JSON number",
+    b'{"source": "a", "x": NaN}': "line 2 is not JSON: NaN is no number",
+    b'{"source": "a", "x": -1e999}': "line 2 is not JSON: -1e999 is no number",
     b"[]": "line 2: expected a JSON object, found list",
     b'{"source": "\xff"}': "line 2 is not UTF-8 at byte 12",
     b"[" * 100_000: "line 2 is not JSON: ",
+    **{b'{"source": "a", "x": %s}' % (b"[" * n + b"]" * n): "line 2" for n in range(950, 1000, 3)},
     json.dumps({"source": "\n".join(TEXTS)}).encode(): "the text has ",
 }
 
@@ -185,11 +190,31 @@ def test_an_output_that_exists_is_left_alone(
     assert files[1].read_bytes() == b"precious"
 
 
+def test_a_file_has_one_writer(tiny_bundle: Path, files: tuple[Path, Path], complete: bytes):
+    with open_output(files[1], resume=False):
+        process = subprocess.run(
+            [sys.executable, "-m", "edge_s2s", *command(tiny_bundle, files, "--resume")], capture_output=True
+        )
+    assert (process.returncode, process.stdout) == (1, b"")
+    assert b"out.jsonl: another process writes it" in process.stderr
+    assert main(command(tiny_bundle, files, "--resume")) == 0
+    assert files[1].read_bytes() == complete
+
+
+def test_options_that_the_model_refuses_fail_before_there_is_an_output(
+    tiny_bundle: Path, files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    assert main(command(tiny_bundle, files, "--max-new-tokens", "60000")) == 1
+    assert "max_new_tokens is 60000" in capsys.readouterr().err
+    assert not files[1].exists()
+
+
 @pytest.mark.parametrize(
     ("output", "sentence"),
     [
         (b"precious", "line 1 of the output is no row"),
         (b"precious\n", "line 1 of the output is not JSON"),
+        (b"[" * 100_000 + b"\n", "line 1 of the output is not JSON"),
         (b"[]\n", "row 1 of the output does not belong to row 1"),
         (b'{"source": "other", "text": ""}\n{"torn', "row 1 of the output does not belong to row 1"),
         (b"IN", "row 1 of the output does not belong to row 1"),
