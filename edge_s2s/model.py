@@ -104,7 +104,7 @@ class Seq2SeqModel:
 
     def generate(
         self,
-        texts: Sequence[str] | Sequence[Sequence[int]],
+        texts: Iterable[str] | Iterable[Sequence[int]],
         options: GenerationOptions | None = None,
         *,
         truncation: bool = False,
@@ -116,13 +116,15 @@ class Seq2SeqModel:
         are decoded together, faster and with the same results. A blank text is a ValueError, one that
         is too long an InputTooLongError, unless `truncation` cuts it; its results then say `truncated`.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts: expected a list of texts, found one str; write generate([text])")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            found = type(texts).__name__
+            raise TypeError(f"texts: expected a list of texts, found one {found}; write generate([text])")
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
         job = _Job(self._parts, self._complete(options), _deadline(options), batch_size)
-        names = [f"texts[{i}]" for i in range(len(texts))] if len(texts) > 1 else ["the text"]
-        sources = [self._source(texts[i], names[i], truncation) for i in range(len(texts))]
+        inputs: list[str | Sequence[int]] = [*texts]
+        names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
+        sources = [self._source(text, name, truncation) for text, name in zip(inputs, names, strict=False)]
         return _run(_in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
 
     def stream(
@@ -170,7 +172,13 @@ class Seq2SeqModel:
         return self._open_parts
 
     def _complete(self, options: GenerationOptions | None) -> GenerationDefaults:
-        return (options or GenerationOptions()).complete(self.manifest.generation, self.manifest.dimensions)
+        options = GenerationOptions() if options is None else options
+        if not isinstance(options, GenerationOptions):
+            found = type(options).__name__
+            raise TypeError(
+                f"options: expected GenerationOptions, found {found}; write GenerationOptions(num_beams=4)"
+            )
+        return options.complete(self.manifest.generation, self.manifest.dimensions)
 
     def _source(self, text: str | Sequence[int], name: str, truncation: bool) -> "_Source":
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
@@ -187,7 +195,7 @@ class Seq2SeqModel:
         if len(input_ids) > limit:
             raise InputTooLongError(
                 f"{name} has {len(input_ids)} tokens, this model reads at most {limit}; "
-                "pass truncation=True to cut it, or use summarize"
+                "truncation would cut it, summarize reads all of it"
             )
         return _Source(input_ids)
 

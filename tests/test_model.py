@@ -169,6 +169,22 @@ def test_a_single_text_is_a_type_error_with_a_hint(model: Seq2SeqModel):
         model.generate("text")
 
 
+def test_texts_are_any_iterable(model: Seq2SeqModel):
+    expected = [best.text for [best] in model.generate(["a", "b"])]
+    assert [best.text for [best] in model.generate(text for text in ("a", "b"))] == expected
+    assert model.generate(iter([])) == []
+    for wrong in (None, 7):
+        with pytest.raises(TypeError, match="texts: expected a list of texts, found one"):
+            model.generate(wrong)  # type: ignore[arg-type]
+
+
+def test_options_of_another_type_are_refused_by_name(model: Seq2SeqModel):
+    sentence = r"options: expected GenerationOptions, found dict; write GenerationOptions\(num_beams=4\)"
+    for call in (model.generate, model.stream, model.summarize):
+        with pytest.raises(TypeError, match=sentence):
+            call(["text"] if call == model.generate else "text", {"num_beams": 2})  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("blank", ["", " ", "\n\t \u3000"])
 def test_a_blank_text_is_a_value_error_that_names_it(model: Seq2SeqModel, blank: str):
     with pytest.raises(ValueError, match=r"^texts\[1\] is blank$"):
