@@ -5,9 +5,11 @@
         session.set_source(0, cross_kv)
         [hypotheses] = session.generate(params)
 
-Calls release the GIL. `csrc/include/edge_s2s.h` says what each one does.
+Calls release the GIL. `csrc/include/edge_s2s.h` says what each one does. A model has threads, which do not
+come along into a forked process: there, using it is a RuntimeError and freeing it does nothing.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
@@ -104,8 +106,8 @@ class DecoderModel:
         params.n_threads, params.isa, params.verify_data = num_threads, isa_name, verify
         out = ffi.new("es2s_model **")
         _check(lib.es2s_model_load_memory(data, len(data), params, out))
-        # A destructor owns what must not go before it has run: here the weights, in a session its model.
-        self._model = ffi.gc(out[0], lambda model, _data=data: lib.es2s_model_free(model))
+        self._pid = os.getpid()
+        self._model = _owned(out[0], lib.es2s_model_free, self._pid, data)
         dims = ffi.new("es2s_model_dims *", {"struct_size": ffi.sizeof("es2s_model_dims")})
         _check(lib.es2s_model_get_dims(self._model, dims))
         self.dims = Dims(**{name: getattr(dims, name) for name in Dims.__dataclass_fields__})
@@ -114,6 +116,7 @@ class DecoderModel:
 
     def embed(self, token_ids: npt.ArrayLike) -> Floats:
         """Input embeddings float32 [n, d_model] of int token_ids [n], as the encoder takes them."""
+        _check_process(self._pid)
         ids = np.ascontiguousarray(token_ids, np.int32)
         embeds = np.empty((len(ids), self.dims.d_model), np.float32)
         _check(lib.es2s_model_embed(self._model, _ints(ids), len(ids), _floats(embeds)))
@@ -123,13 +126,14 @@ class DecoderModel:
         self, max_batch: int, max_beams: int, max_source_len: int, max_target_len: int
     ) -> "DecoderSession":
         """Room for so many sources, beams of each, tokens of a source and new tokens."""
+        _check_process(self._pid)
         params = ffi.new("es2s_session_params *")
         lib.es2s_session_params_init(params)
         params.max_batch, params.max_beams = max_batch, max_beams
         params.max_source_len, params.max_target_len = max_source_len, max_target_len
         out = ffi.new("es2s_session **")
         _check(lib.es2s_session_create(self._model, params, out))
-        session = ffi.gc(out[0], lambda session, _model=self._model: lib.es2s_session_free(session))
+        session = _owned(out[0], lib.es2s_session_free, self._pid, self._model)
         return DecoderSession(session, self._model, self.dims)
 
 
@@ -140,6 +144,7 @@ class DecoderSession:
         self._session = session
         self._model = model
         self._dims = dims
+        self._pid = os.getpid()
         self._n_sources = 0
 
     @property
@@ -165,6 +170,7 @@ class DecoderSession:
 
     def step(self, tokens: npt.ArrayLike) -> Floats:
         """One step of every row: int tokens [n_rows] -> logits float32 [n_rows, vocab_size]."""
+        _check_process(self._pid)
         ids = np.ascontiguousarray(tokens, np.int32)
         logits = np.empty((len(ids), self._dims.vocab_size), np.float32)
         _check(lib.es2s_session_step(self._session, _ints(ids), len(ids), _floats(logits)))
@@ -187,6 +193,7 @@ class DecoderSession:
 
         What `on_tokens` raises cancels the search and is raised here.
         """
+        _check_process(self._pid)
         n, n_sources, max_new_tokens = params.num_return_sequences, self._n_sources, params.max_new_tokens
         c_params, _kept_alive = self._generate_params(params)
         if deadline_ms is not None:
@@ -268,6 +275,23 @@ def _on_tokens(user: Any, row: int, tokens: Any, n: int) -> int:
         callback.error = error
         return 1
     return 0
+
+
+def _owned(pointer: Any, free: Callable[[Any], None], pid: int, keeps: object) -> Any:
+    """`pointer`, freed with its last reference, but in process `pid` only; keeps `keeps` until then."""
+
+    def destroy(pointer: Any, _keeps: object = keeps, getpid: Callable[[], int] = os.getpid) -> None:
+        if getpid() == pid:
+            free(pointer)
+
+    return ffi.gc(pointer, destroy)
+
+
+def _check_process(pid: int) -> None:
+    if os.getpid() != pid:
+        raise RuntimeError(
+            "the model was loaded before this process was forked: load it in this process, or use spawn"
+        )
 
 
 def _ints(array: npt.NDArray[np.int32]) -> Any:

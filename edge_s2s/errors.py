@@ -6,7 +6,8 @@
     ├── ProviderError             ONNX Runtime does not run the encoder where the caller asked for it
     └── CoreError                 the C core failed in a way that no argument explains
 
-Wrong arguments raise ValueError, exhausted memory raises MemoryError.
+Wrong arguments raise ValueError, exhausted memory raises MemoryError, and using a model in a process that was
+forked after it was loaded raises RuntimeError.
 """
 
 
