@@ -29,7 +29,7 @@ _LARGEST = {"num_beams": 64, "no_repeat_ngram_size": 65536, "deadline_ms": 1 << 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """Options of `generate`; raises ValueError with a sentence if they are wrong or contradict each other."""
+    """Options of `generate`; raises ValueError or TypeError with a sentence if they are wrong."""
 
     num_beams: int | None = None
     """Hypotheses followed at a time; 1 is greedy search."""
@@ -76,6 +76,8 @@ class GenerationOptions:
         if self.suppress_tokens is not None:
             object.__setattr__(self, "suppress_tokens", _tokens("suppress_tokens", self.suppress_tokens))
         if self.bad_words_ids is not None:
+            if not isinstance(self.bad_words_ids, Iterable):
+                raise TypeError(f"bad_words_ids: expected lists of token ids, found {self.bad_words_ids!r}")
             words = tuple(_tokens("bad_words_ids", word) for word in self.bad_words_ids)
             if not all(words):
                 raise ValueError("bad_words_ids: expected sequences of tokens, found an empty one")
@@ -108,7 +110,8 @@ class GenerationOptions:
         if merged.max_new_tokens > dimensions.max_target_len:
             raise ValueError(f"max_new_tokens is {merged.max_new_tokens} but this model generates at most "
                              f"{dimensions.max_target_len} tokens")  # fmt: skip
-        ids = {"suppress_tokens": merged.suppress_tokens, "bad_words_ids": sum(merged.bad_words_ids, ())}
+        words = tuple(token for word in merged.bad_words_ids for token in word)
+        ids = {"suppress_tokens": merged.suppress_tokens, "bad_words_ids": words}
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             token = getattr(merged, name)
             ids[name] = () if token is None else (token,)
@@ -179,7 +182,10 @@ def _check_float(name: str, value: object, smallest: float, largest: float) -> N
 
 
 def _tokens(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    tokens = tuple(map(operator.index, values))
+    try:
+        tokens = tuple(map(operator.index, values))
+    except TypeError as error:
+        raise TypeError(f"{name}: expected a list of token ids, found {values!r}") from error
     for token in tokens:
         _check_int(name, token, 0, (1 << 31) - 1)
     return tokens

@@ -60,6 +60,23 @@ def test_minus_one_switches_a_forced_token_off():
     assert complete(forced_eos_token_id=-1).forced_eos_token_id is None
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"suppress_tokens": 3}, "suppress_tokens: expected a list of token ids, found 3"),
+        ({"suppress_tokens": [1.5]}, r"suppress_tokens: expected a list of token ids, found \[1\.5\]"),
+        ({"bad_words_ids": 3}, "bad_words_ids: expected lists of token ids, found 3"),
+        ({"bad_words_ids": [3]}, "bad_words_ids: expected a list of token ids, found 3"),
+        ({"bad_words_ids": ["ab"]}, "bad_words_ids: expected a list of token ids, found 'ab'"),
+    ],
+)
+def test_what_is_no_list_of_tokens_is_a_type_error_that_names_the_option(
+    options: dict[str, object], sentence: str
+):
+    with pytest.raises(TypeError, match=sentence):
+        GenerationOptions(**options)
+
+
 def test_a_default_gives_way_to_an_option():
     assert (DEFAULTS.num_beams, DEFAULTS.num_return_sequences) == (4, 2)
     assert complete(num_beams=1).num_return_sequences == 1
