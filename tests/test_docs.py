@@ -1,5 +1,6 @@
 """Examples in documents and examples/ run as printed."""
 
+import json
 import os
 import re
 import shutil
@@ -48,16 +49,28 @@ def test_python_example_program_streams_and_prints_candidates():
     assert len(run.stdout.splitlines()) == 3
 
 
-def test_every_edge_s2s_command_of_the_readme_is_understood(tmp_path: Path):
-    """Each documented command line parses: with --help appended it prints its help and ends with 0."""
+@needs_default_bundle
+def test_shell_examples_of_the_readme_run(tmp_path: Path):
+    [script] = [block for block in blocks("bash") if "summarize meeting.txt" in block]
+    dialogue = (ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8")
+    for name in ("meeting.txt", "mail.txt"):
+        (tmp_path / name).write_text(dialogue, encoding="utf-8")
+    (tmp_path / "in.jsonl").write_text(json.dumps({"source": dialogue}), encoding="utf-8")
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    commands = re.findall(r"(edge-s2s(?:-export)? [a-z]+)[^&|\n]*", "\n".join(blocks("bash")))
-    assert len(commands) >= 6
-    for command in commands:
-        run = subprocess.run(
-            [*command.split(), "--help"], capture_output=True, text=True, env=environment, cwd=tmp_path
-        )
-        assert run.returncode == 0, f"{command}: {run.stderr}"
+    run = subprocess.run(
+        ["sh", "-e", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    streamed, as_json = run.stdout.splitlines()[:2]
+    [row] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert streamed == json.loads(as_json)["text"] == json.loads(row)["text"]
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_document_names_exists(document: str):
+    named = re.findall(r"`([\w.]+/[\w./]*)`", (ROOT / document).read_text(encoding="utf-8"))
+    assert len(named) >= 5
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
