@@ -264,8 +264,37 @@ class Manifest:
         _check_digest(document, bytes(data))
         manifest = _build(cls, {k: v for k, v in document.items() if k not in ("schema", "digest")}, MANIFEST)
         assert isinstance(manifest, cls)
-        _check_values(manifest)
+        manifest.check()
+        _check_files(manifest)
         return manifest
+
+    def check(self) -> None:
+        """Raises BundleError for a value that no manifest can have, whatever the files are."""
+        for where, text in {
+            "name": self.name,
+            "version": self.version,
+            "task": self.task,
+            "created_by": self.created_by,
+            "quantization.activations": self.quantization.activations,
+            "licence.weights": self.licence.weights,
+            **{f"languages[{i}]": text for i, text in enumerate(self.languages)},
+            **{f"licence.data[{i}]": text for i, text in enumerate(self.licence.data)},
+        }.items():  # they are shown in terminals
+            if not text or len(text) > 500 or not text.isprintable():
+                raise _refuse(MANIFEST, where, "1..500 printable characters", text)
+        if not NAME.fullmatch(self.name):
+            raise _refuse(MANIFEST, "name", f"a name of {NAME.pattern}", self.name)
+        if not _VERSION.fullmatch(self.version):
+            raise _refuse(MANIFEST, "version", "a version such as 1.0.0", self.version)
+        if not 1 <= self.dimensions.n_encoder_layers <= 256:
+            raise _refuse(MANIFEST, "dimensions.n_encoder_layers", "1..256", self.dimensions.n_encoder_layers)
+        _check_tokens(self)
+        for extension in self.extensions_required:
+            if extension not in self.extensions or extension not in KNOWN_EXTENSIONS:
+                raise BundleError(
+                    MANIFEST, "no required extension that this version does not know", _show(extension),
+                    hint="a later edge_s2s reads it",
+                )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -414,36 +443,6 @@ def _check_digest(document: Mapping[str, object], data: bytes) -> None:
     actual = hashlib.sha256(data.replace(digest.encode(), b"0" * 64)).hexdigest()
     if actual != digest:
         raise BundleError(MANIFEST, f"digest {actual}", digest, hint="the file was changed or is damaged")
-
-
-def _check_values(manifest: Manifest) -> None:
-    """What types do not say and the weights do not repeat."""
-    for where, text in {
-        "name": manifest.name,
-        "version": manifest.version,
-        "task": manifest.task,
-        "created_by": manifest.created_by,
-        "quantization.activations": manifest.quantization.activations,
-        "licence.weights": manifest.licence.weights,
-        **{f"languages[{i}]": text for i, text in enumerate(manifest.languages)},
-        **{f"licence.data[{i}]": text for i, text in enumerate(manifest.licence.data)},
-    }.items():  # they are shown in terminals
-        if not text or len(text) > 500 or not text.isprintable():
-            raise _refuse(MANIFEST, where, "1..500 printable characters", text)
-    if not NAME.fullmatch(manifest.name):
-        raise _refuse(MANIFEST, "name", f"a name of {NAME.pattern}", manifest.name)
-    if not _VERSION.fullmatch(manifest.version):
-        raise _refuse(MANIFEST, "version", "a version such as 1.0.0", manifest.version)
-    if not 1 <= manifest.dimensions.n_encoder_layers <= 256:
-        raise _refuse(MANIFEST, "dimensions.n_encoder_layers", "1..256", manifest.dimensions.n_encoder_layers)
-    _check_tokens(manifest)
-    _check_files(manifest)
-    for extension in manifest.extensions_required:
-        if extension not in manifest.extensions or extension not in KNOWN_EXTENSIONS:
-            raise BundleError(
-                MANIFEST, "no required extension that this version does not know", _show(extension),
-                hint="a later edge_s2s reads it",
-            )  # fmt: skip
 
 
 def _check_tokens(manifest: Manifest) -> None:

@@ -83,6 +83,8 @@ def convert(
     """
     if Path(out).exists() and not replace:
         raise FileExistsError(f"{out} exists; pass replace=True, or --replace, to replace it")
+    if not (parent := Path(out).absolute().parent).is_dir():
+        raise ExportError(f"{out}: expected a folder to write it to, found none at {parent}")
     step = _timer(on_step)
     with step("load the checkpoint"):
         model, tokenizer = _load(source)
@@ -104,6 +106,7 @@ def convert(
         licence=Licence(licence, tuple(data)),
         created_by=f"edge-s2s-export {RUNTIME_VERSION}",
     )
+    manifest.check()  # a wrong name or version, before the minutes that the rest takes
     with step("export the encoder"):
         files = {
             ONNX_FILE: export_encoder(spec.encoder, dtype="float32"),

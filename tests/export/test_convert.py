@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import edge_s2s
+from edge_s2s import BundleError
 from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
 from edge_s2s_export import families
@@ -163,6 +164,25 @@ def test_an_existing_bundle_is_replaced_only_on_request(folder: Path, tmp_path: 
     convert(folder, out, model_version="2.0.0", replace=True)
     with open_bundle(out) as opened:
         assert opened.manifest.version == "2.0.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_version": "2"}, "version: a version such as 1.0.0"),
+        ({"name": "a name"}, "name: a name of"),
+        ({"licence": ""}, r"licence\.weights: 1\.\.500 printable characters"),
+        ({"out": "missing/b.es2s"}, "expected a folder to write it to"),
+    ],
+)
+def test_arguments_that_no_bundle_can_hold_are_refused_before_the_work(
+    folder: Path, tmp_path: Path, arguments: dict[str, str], message: str
+):
+    steps = []
+    out = tmp_path / arguments.pop("out", "b.es2s")
+    with pytest.raises((BundleError, ExportError), match=message):
+        convert(folder, out, **arguments, on_step=lambda step, _seconds: steps.append(step))
+    assert steps in ([], ["load the checkpoint"])
 
 
 def test_bfloat16_checkpoints_convert(tmp_path: Path):
