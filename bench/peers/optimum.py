@@ -8,14 +8,17 @@ VERSION = f"optimum-onnx {version('optimum-onnx')} onnxruntime {version('onnxrun
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:
-    """Export the checkpoint and quantize encoder and merged decoder."""
+    """Export the checkpoint with a merged decoder and quantize both graphs."""
     from optimum.onnxruntime import AutoQuantizationConfig, ORTModelForSeq2SeqLM, ORTQuantizer
 
-    ORTModelForSeq2SeqLM.from_pretrained(checkpoint, export=True).save_pretrained(folder)
+    model = ORTModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, use_cache=True, use_merged=True)
+    model.save_pretrained(folder)
     config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
     for name in ("encoder_model", "decoder_model_merged"):
         quantizer = ORTQuantizer.from_pretrained(folder, file_name=f"{name}.onnx")
         quantizer.quantize(quantization_config=config, save_dir=folder)
+        # Under its usual name: a merged decoder of another name is not found.
+        (folder / f"{name}_quantized.onnx").replace(folder / f"{name}.onnx")
 
 
 def load(folder: Path, threads: int) -> Callable[[list[int], int], list[int]]:
@@ -29,8 +32,8 @@ def load(folder: Path, threads: int) -> Callable[[list[int], int], list[int]]:
     session_options.intra_op_num_threads = threads
     model = ORTModelForSeq2SeqLM.from_pretrained(
         folder,
-        encoder_file_name="encoder_model_quantized.onnx",
-        decoder_file_name="decoder_model_merged_quantized.onnx",
+        use_cache=True,
+        use_merged=True,
         session_options=session_options,
     )
 
