@@ -29,7 +29,7 @@ ALLOWED = {
         "weights",
     },
     "jsonl": {"generation", "model"},
-    "cli": {"__init__", "bundle", "errors", "generation", "jsonl", "model"},
+    "cli": {"__init__", "bundle", "errors", "generation", "jsonl", "model", "threads"},
     "__init__": {"bundle", "errors", "generation", "model"},
     "__main__": {"cli"},
 }  # fmt: skip
