@@ -4,6 +4,7 @@ A bundle cannot bring a regular expression: matching time would be in its author
 time proportional to the text (times its logarithm). Control tokens in a text are plain text.
 """
 
+import base64
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from edge_s2s.errors import BundleError
 from edge_s2s.weights import Buffer
 
 MAX_SIZE = 64 << 20  # the largest in use, of 250,000 tokens, has 17 MB
+MAX_GROWTH = 18  # of a text by all replacements together, as by NFKC; each alone could double it
 
 # Component -> allowed types. Where a type has a `pattern`, it is text: {"String": ...}.
 ALLOWED = {
@@ -156,8 +158,12 @@ def _check_components(data: bytes) -> None:
         raise BundleError(TOKENIZER, "a JSON object", type(document).__name__)
     for name, component in document.items():
         if name in ALLOWED:
+            growth = 1.0
             for part in _parts(name, component):
                 _check_part(name, part)
+                growth *= _growth(part)
+            if growth > MAX_GROWTH:
+                raise BundleError(TOKENIZER, f"{name}: texts up to {MAX_GROWTH} times as long", f"{growth:g}")
         elif name not in _NOT_COMPONENTS:
             known = ", ".join([*ALLOWED, *sorted(_NOT_COMPONENTS)])
             raise BundleError(TOKENIZER, f"the keys {known}", ascii(name)[:100])
@@ -185,13 +191,42 @@ def _check_part(name: str, part: dict[str, object]) -> None:
     pattern = part.get("pattern")
     if pattern is not None and not (isinstance(pattern, dict) and list(pattern) == ["String"]):
         raise BundleError(TOKENIZER, f"{name}: {kind} with a pattern that is a string", ascii(pattern)[:100])
+    if pattern is not None and not (isinstance(pattern["String"], str) and pattern["String"]):
+        raise BundleError(TOKENIZER, f"{name}: {kind} with a pattern that is not empty", ascii(pattern)[:100])
+    if kind == "Replace" and not (pattern and isinstance(part.get("content"), str)):
+        raise BundleError(TOKENIZER, f"{name}: Replace of a text by a text", ascii(part)[:100])
+    if kind == "Precompiled":
+        _check_charsmap(name, part.get("precompiled_charsmap"))
     if part.get("dropout") not in (None, 0.0):
         raise BundleError(TOKENIZER, f"{name}: no dropout, which is random", ascii(part["dropout"])[:100])
     # What TextStream relies on: beyond byte tokens, decoders change nothing but blanks and line breaks.
     text = [pattern["String"]] if pattern else []
-    text += [part["content"]] if kind in ("Replace", "Strip") else []
+    text += [part.get("content")] if kind in ("Replace", "Strip") else []
     if name == "decoder" and not all(isinstance(t, str) and _BLANKS.fullmatch(t) for t in text):
         raise BundleError(TOKENIZER, f"decoder: {kind} of blanks and line breaks only", ascii(text)[:100])
+
+
+def _growth(part: dict[str, object]) -> float:
+    """How many times as long a part can make a text; `_check_part` has seen it."""
+    if part["type"] == "Prepend":
+        return max(1.0, len(str(part.get("prepend"))))
+    if part["type"] != "Replace":
+        return 1.0
+    assert isinstance(part["pattern"], dict)
+    return max(1.0, len(str(part["content"])) / len(part["pattern"]["String"]))
+
+
+def _check_charsmap(name: str, charsmap: object) -> None:
+    """Its first four bytes say how many bytes of it are a trie; the library allocates what they say."""
+    try:
+        data = base64.b64decode(charsmap if isinstance(charsmap, str) else "", validate=True)
+    except ValueError:
+        data = b""
+    n_trie = int.from_bytes(data[:4], "little")
+    if len(data) < 4 or n_trie > len(data) - 4 or n_trie % 4:
+        raise BundleError(
+            TOKENIZER, f"{name}: a charsmap that holds its trie", f"{len(data)} bytes, trie {n_trie}"
+        )
 
 
 @contextmanager

@@ -184,6 +184,7 @@ def changed_model(**values: object) -> bytes:
 
 REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 REPLACE = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 HOSTILE = {
     "not JSON": b"{",
     "not an object": b"[]",
@@ -214,6 +215,20 @@ HOSTILE = {
     "an unknown model": changed("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
     "dropout": changed_model(dropout=0.5),
     "a damaged charsmap": changed("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "a charsmap that claims 4 GB": changed(
+        "normalizer", {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="}
+    ),
+    "a charsmap that is no text": changed("normalizer", {"type": "Precompiled", "precompiled_charsmap": 1}),
+    "replacements that double a text 27 times": changed(
+        "normalizer", {"type": "Sequence", "normalizers": [DOUBLE] * 27}
+    ),
+    "a text that is prepended to each word": changed(
+        "normalizer", {"type": "Prepend", "prepend": "a" * 10_000}
+    ),
+    "a replacement of nothing": changed("normalizer", {**DOUBLE, "pattern": {"String": ""}}),
+    "a replacement by nothing known": changed("normalizer", {**DOUBLE, "content": 1}),
+    "a decoder that replaces by nothing": changed("decoder", {"type": "Replace", "pattern": {"String": " "}}),
+    "a split at nothing": changed("pre_tokenizer", {**REGEX, "pattern": {"String": ""}}),
     "a vocabulary that hides a component": changed_model(vocab={"a": {"Regex": "x"}}),
     "deep nesting": b'{"model":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "duplicate keys": b'{"model":{"type":"BPE"},"model":{"type":"WordLevel"}}',
