@@ -201,13 +201,27 @@ def _summarize(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     document = _read_text(arguments.file)
     with _load(arguments) as model:
+        on_progress = _Parts() if sys.stderr.isatty() else None
         if arguments.json:
-            print(json.dumps(dataclasses.asdict(model.summarize(document, options)), ensure_ascii=False))
+            summary = model.summarize(document, options, on_progress=on_progress)
+            print(json.dumps(dataclasses.asdict(summary), ensure_ascii=False))
             return OK
-        for piece in model.stream_summary(document, options):
+        for piece in model.stream_summary(document, options, on_progress=on_progress):
             print(piece, end="", flush=True)
         print()
     return OK
+
+
+class _Parts:
+    """A line on a terminal while a long document is read; the last call clears it."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, n_done: int, n_parts: int) -> None:
+        left = round((time.monotonic() - self._start) / n_done * (n_parts - n_done))
+        line = f"read {n_done} of {n_parts} parts, {_clock(left)} left" if n_done < n_parts else ""
+        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _read_text(name: str) -> str:
@@ -275,7 +289,7 @@ class _Progress:
         done = self._position() - self._start_byte
         if self._size and done:
             left = round(seconds * (self._size - self._start_byte - done) / done)
-            line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            line += f", {_clock(left)} left"
         print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _position(self) -> int:
@@ -287,6 +301,10 @@ class _Progress:
     def __exit__(self, *exc_info: object) -> None:
         if self._shown > self._start:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: int) -> str:
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -138,12 +138,26 @@ class Seq2SeqModel:
         job = _Job(self._parts, params, _deadline(options))
         return _stream(job, self._source(text, "the text", truncation))
 
-    def summarize(self, document: str, options: GenerationOptions | None = None) -> Generation:
-        """The best result for a document of any length; `documents` has the rule for long ones."""
-        return _run(self.stream_summary(document, options))
+    def summarize(
+        self,
+        document: str,
+        options: GenerationOptions | None = None,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """The best result for a document of any length; `documents` has the rule for long ones.
+
+        While one of several chunks is read, `on_progress` gets how many are done and how many there are, in
+        another thread; summaries that are summarized again count anew.
+        """
+        return _run(self.stream_summary(document, options, on_progress=on_progress))
 
     def stream_summary(
-        self, document: str, options: GenerationOptions | None = None
+        self,
+        document: str,
+        options: GenerationOptions | None = None,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
@@ -153,7 +167,7 @@ class Seq2SeqModel:
         encode = self._parts.tokenizer.encode
         if len(encode(document[:_FIRST_LOOK])) <= limit and len(input_ids := encode(document)) <= limit:
             return _stream(job, _Source(input_ids))
-        return _stream_chunks(job, document)
+        return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document)
 
     def close(self) -> None:
         """Lets go of weights and threads, after calls that still run; later calls raise ValueError."""
@@ -248,6 +262,7 @@ class _Job:
     params: GenerationDefaults
     deadline: float | None
     batch_size: int = 8
+    on_progress: Callable[[int, int], None] | None = None
 
     def run(
         self,
@@ -259,6 +274,8 @@ class _Job:
         results: list[list[Generation]] = []
         for start in range(0, len(sources), self.batch_size):
             results += self._run_batch(sources[start : start + self.batch_size], cancellation, on_tokens)
+            if self.on_progress is not None:
+                self.on_progress(len(results), len(sources))
         return results
 
     def _run_batch(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -51,6 +52,20 @@ def fails(done: "subprocess.CompletedProcess[str]", code: int, sentence: str) ->
 
 
 # ----------------------------------------------------------------------------------------------- summarize
+
+
+def test_a_long_document_shows_its_progress_on_a_terminal_only(run: Run, tiny_bundle: Path, tmp_path: Path):
+    (tmp_path / "long.txt").write_text(" ".join(TEXTS * 30), encoding="utf-8")
+    assert run("summarize", "long.txt", "--bundle", tiny_bundle).stderr == ""
+    terminal, end = pty.openpty()
+    command = [*COMMAND, "summarize", "long.txt", "--bundle", str(tiny_bundle)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, cwd=tmp_path)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert done.returncode == 0
+    assert re.search(r"\rread 8 of \d+ parts, 0:00:\d\d left", shown), shown
+    assert shown.endswith("\r\x1b[K"), "cleared"
 
 
 def test_summarize_prints_the_summary(run: Run, tiny_bundle: Path, model: Seq2SeqModel, tmp_path: Path):

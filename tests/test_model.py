@@ -377,6 +377,19 @@ def test_a_long_document_is_summarized_by_the_rule_with_the_models_answers(
     assert not summary.truncated
 
 
+def test_progress_of_a_long_document_ends_with_all_its_chunks(model: Seq2SeqModel):
+    seen: list[tuple[int, int]] = []
+    document = " ".join(TEXTS * 30)
+    generation = model.summarize(document, on_progress=lambda *counts: seen.append(counts))
+    n_chunks = generation.stats.n_chunks
+    assert n_chunks > 8, "more than one batch"
+    assert [total for _, total in seen].count(n_chunks) >= 2
+    assert [done for done, total in seen if total == n_chunks] == [*range(8, n_chunks, 8), n_chunks]
+    seen.clear()
+    model.summarize(TEXTS[0], on_progress=lambda *counts: seen.append(counts))
+    assert not seen, "a document of one pass streams instead"
+
+
 def test_a_long_document_keeps_to_its_deadline(model: Seq2SeqModel):
     start = time.perf_counter()
     summary = model.summarize(
