@@ -5,9 +5,9 @@ model = edge_s2s.load()
 print(model.summarize(document).text)
 """
 
-from edge_s2s.bundle import RUNTIME_VERSION
 from edge_s2s.errors import BundleError, CoreError, EdgeS2SError, InputTooLongError, ProviderError
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats
+from edge_s2s.manifest import RUNTIME_VERSION
 from edge_s2s.model import Seq2SeqModel, default_bundle_path, load
 
 __version__ = RUNTIME_VERSION

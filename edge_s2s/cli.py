@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 from edge_s2s import __version__
-from edge_s2s.bundle import Bundle, Manifest, open_bundle
+from edge_s2s.bundle import Bundle, open_bundle
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.jsonl import Values, generate_rows, open_output
+from edge_s2s.manifest import Manifest
 from edge_s2s.model import Seq2SeqModel, default_bundle_path
 from edge_s2s.threads import MAX_THREADS
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_s2s.bundle import GenerationDefaults
 from edge_s2s.errors import BundleError, CoreError
+from edge_s2s.manifest import GenerationDefaults
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import Buffer
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edge_s2s.bundle import Dimensions, GenerationDefaults
+from edge_s2s.manifest import Dimensions, GenerationDefaults
 
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
 

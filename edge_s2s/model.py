@@ -21,11 +21,12 @@ from queue import SimpleQueue
 from typing import Self, TypeVar
 
 from edge_s2s import documents
-from edge_s2s.bundle import TOKENIZER, GenerationDefaults, Manifest, open_bundle
+from edge_s2s.bundle import open_bundle
 from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, InputTooLongError
 from edge_s2s.generation import FinishReason, Generation, GenerationOptions, GenerationStats
+from edge_s2s.manifest import TOKENIZER, GenerationDefaults, Manifest
 from edge_s2s.threads import MAX_THREADS, default_num_threads
 from edge_s2s.tokenizer import TextStream, Tokenizer
 from edge_s2s.weights import FILE as WEIGHTS

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import tokenizers
 
-from edge_s2s.bundle import TOKENIZER, parse_json
 from edge_s2s.errors import BundleError
+from edge_s2s.manifest import TOKENIZER
+from edge_s2s.strict_json import parse_json
 from edge_s2s.weights import Buffer
 
 MAX_SIZE = 64 << 20  # the largest in use, of 250,000 tokens, has 17 MB

@@ -19,17 +19,10 @@ import pytest
 from hypothesis import given, settings
 
 from edge_s2s import bundle as bundle_module
-from edge_s2s.bundle import (
-    MAX_JSON_DEPTH,
-    RUNTIME_VERSION,
-    Encoder,
-    Licence,
-    Manifest,
-    open_bundle,
-    parse_json,
-    write_bundle,
-)
+from edge_s2s.bundle import open_bundle, write_bundle
 from edge_s2s.errors import BundleError
+from edge_s2s.manifest import RUNTIME_VERSION, Encoder, FileEntry, Licence, Manifest, seal
+from edge_s2s.strict_json import MAX_JSON_DEPTH, parse_json
 from edge_s2s.weights import write_weights
 from tiny_bundle import tiny_files, tiny_keys, tiny_manifest, tiny_tensors, write_tiny_bundle
 
@@ -272,7 +265,7 @@ def test_a_writer_killed_at_any_file_operation_leaves_a_whole_bundle(path):
 
 
 def test_a_manifest_survives_writing_and_reading():
-    files = {name: bundle_module.FileEntry(1, "ab" * 32) for name in FILES}
+    files = {name: FileEntry(1, "ab" * 32) for name in FILES}
     manifest = dataclasses.replace(MANIFEST, files=files)
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
 
@@ -382,7 +375,7 @@ def test_any_json_of_allowed_depth_is_read(value):
 @given(value=json_values, where=st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_value_anywhere_in_a_manifest_loads_or_raises_bundle_error(value, where):
-    files = {name: bundle_module.FileEntry(1, "ab" * 32) for name in FILES}
+    files = {name: FileEntry(1, "ab" * 32) for name in FILES}
     document = json.loads(dataclasses.replace(MANIFEST, files=files).to_bytes())
     del document["digest"]
     target = document
@@ -392,7 +385,7 @@ def test_any_value_anywhere_in_a_manifest_loads_or_raises_bundle_error(value, wh
             break
         target = target[key]
     target[key] = value
-    data = bundle_module.seal(document)
+    data = seal(document)
     try:
         manifest = Manifest.from_bytes(data)
     except BundleError:

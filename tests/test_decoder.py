@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edge_s2s import BundleError, CoreError
-from edge_s2s.bundle import GenerationDefaults
 from edge_s2s.decoder import DecoderModel, DecoderSession, Floats, supported_isas
+from edge_s2s.manifest import GenerationDefaults
 from edge_s2s.weights import read_weights, write_weights
 from edge_s2s_export.quantize import quantize_tensors
 from edge_s2s_export.reference_decoder import ReferenceDecoder

@@ -7,7 +7,7 @@ import pytest
 from transformers import GenerationConfig
 
 from edge_s2s import GenerationOptions
-from edge_s2s.bundle import Dimensions, GenerationDefaults
+from edge_s2s.manifest import Dimensions, GenerationDefaults
 from tiny_bundle import tiny_keys
 
 KEYS = tiny_keys()

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edge_s2s.bundle import GenerationDefaults
 from edge_s2s.decoder import Cancellation, DecoderSession, Floats, Hypothesis
+from edge_s2s.manifest import GenerationDefaults
 from tiny_models import EOS, START, TinyModel, random_t5
 
 SOURCES = [[5, 9, 30], [2], list(range(20, 44)), [7, 7, 8, 60, 11, 12], [33, 4]]

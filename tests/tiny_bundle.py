@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_s2s.bundle import (
+from edge_s2s.bundle import write_bundle
+from edge_s2s.manifest import (
     Dimensions,
     Encoder,
     Features,
@@ -18,7 +19,6 @@ from edge_s2s.bundle import (
     Manifest,
     Quantization,
     SpecialTokens,
-    write_bundle,
 )
 from edge_s2s.weights import Key, Tensor, expected_tensors, write_weights
 

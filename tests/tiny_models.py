@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from edge_s2s.bundle import GenerationDefaults
 from edge_s2s.decoder import DecoderModel, Floats, Hypothesis
+from edge_s2s.manifest import GenerationDefaults
 from edge_s2s.weights import write_weights
 from edge_s2s_export.families import t5
 from edge_s2s_export.model_spec import ModelSpec

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2s.bundle import TOKENIZER, Bundle, Manifest
+from edge_s2s.bundle import Bundle
 from edge_s2s.decoder import DecoderModel, Floats
 from edge_s2s.encoder import Encoder
+from edge_s2s.manifest import TOKENIZER, Manifest
 from edge_s2s.tokenizer import Tokenizer
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import read_weights

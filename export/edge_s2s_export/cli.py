@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_s2s.bundle import RUNTIME_VERSION
 from edge_s2s.errors import EdgeS2SError
+from edge_s2s.manifest import RUNTIME_VERSION
 
 from .errors import ExportError
 

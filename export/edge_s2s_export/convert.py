@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from edge_s2s.bundle import (
+from edge_s2s.bundle import write_bundle
+from edge_s2s.manifest import (
     RUNTIME_VERSION,
     Dimensions,
     Encoder,
@@ -23,7 +24,6 @@ from edge_s2s.bundle import (
     Manifest,
     Quantization,
     SpecialTokens,
-    write_bundle,
 )
 from edge_s2s.weights import Key, expected_tensors, write_weights
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from edge_s2s.bundle import GenerationDefaults
+from edge_s2s.manifest import GenerationDefaults
 
 from .errors import ExportError
 

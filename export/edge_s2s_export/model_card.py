@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from edge_s2s.bundle import Manifest
+from edge_s2s.manifest import Manifest
 
 UNKNOWN_LICENCE = "NOASSERTION"  # SPDX's word for: nobody said
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_s2s.bundle import GenerationDefaults
+from edge_s2s.manifest import GenerationDefaults
 
 
 class EncoderWithCrossKV(nn.Module):

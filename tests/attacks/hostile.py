@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_s2s.bundle import FileEntry, seal
+from edge_s2s.manifest import FileEntry, seal
 from edge_s2s.stored_zip import write_zip
 from tiny_bundle import tiny_files, tiny_keys, tiny_manifest
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from edge_s2s.bundle import seal
+from edge_s2s.manifest import seal
 from hostile import MANIFEST, VALID, add_folder, make_document
 
 # The manifest as a text.

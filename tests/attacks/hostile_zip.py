@@ -5,7 +5,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 
-from edge_s2s.bundle import seal
+from edge_s2s.manifest import seal
 from edge_s2s.stored_zip import write_zip
 from hostile import (
     BUNDLE,

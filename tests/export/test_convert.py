@@ -46,7 +46,7 @@ def test_the_bundle_says_what_it_was_asked_to_say(bundle: Path):
         licence = bytes(opened.read("LICENSE")).decode()
         card = bytes(opened.read("MODEL_CARD.md")).decode()
     assert (manifest.name, manifest.prefix, manifest.languages) == ("tiny", PREFIX, ("en", "fr"))
-    assert manifest.special_tokens == edge_s2s.bundle.SpecialTokens(0, 1, 0, 2)
+    assert manifest.special_tokens == edge_s2s.manifest.SpecialTokens(0, 1, 0, 2)
     assert (manifest.quantization.weights, manifest.quantization.head_rescore) == ("int8", 8)
     assert sorted(manifest.files) == sorted(
         [

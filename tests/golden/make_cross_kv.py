@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 import edge_s2s
-from edge_s2s.bundle import GenerationDefaults, open_bundle
+from edge_s2s.bundle import open_bundle
 from edge_s2s.decoder import DecoderModel
 from edge_s2s.encoder import Encoder
+from edge_s2s.manifest import GenerationDefaults
 
 PATH = Path(__file__).with_name("default_cross_kv.npz")
 N_SOURCES, MAX_NEW_TOKENS = 240, 48

@@ -1,0 +1,371 @@
+"""`manifest.json`: what a bundle says about its model, and what its other files must be.
+
+It names the schema, describes the model and lists size and SHA-256 of every other file; its own `digest` is
+its SHA-256 with 64 zeros in that place. The dataclasses below are its schema: exactly these keys and these
+types. What a later version adds goes under `extensions`; a reader that does not know an extension named in
+`extensions_required` refuses the bundle.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from edge_s2s.errors import BundleError
+from edge_s2s.stored_zip import NAME
+from edge_s2s.strict_json import build, parse_json, refuse, show
+from edge_s2s.weights import FILE as WEIGHTS
+from edge_s2s.weights import Key
+
+RUNTIME_VERSION = "0.1.0"  # of edge_s2s; a bundle's min_runtime is compared with it
+MANIFEST = "manifest.json"
+GOLDEN = "golden.json"
+TOKENIZER = "tokenizer.json"
+KNOWN_EXTENSIONS: frozenset[str] = frozenset()
+MAX_FILES = 64
+MAX_FILE_SIZE = 1 << 40
+MAX_MANIFEST_SIZE = 64 << 10  # a usual one has 4 KiB
+_SCHEMA = re.compile(r"edge-s2s-bundle/([1-9][0-9]{0,3})")
+_SCHEMA_MAJOR = 1
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_EARLY_STOPPING: tuple[bool | Literal["never"], ...] = (
+    False,
+    True,
+    "never",
+)  # as decoder.weights numbers them
+
+
+@dataclass(frozen=True)
+class Features:
+    """What kind of decoder it is: the keys of the same names in decoder.weights."""
+
+    weights_dtype: str
+    norm: str
+    norm_position: str
+    norm_eps: float
+    position: str
+    ffn: str
+    embedding_scale: float
+    embedding_norm: int
+    final_norm: int
+    linear_bias: int
+    tied_lm_head: int
+    final_logits_bias: int
+    position_bias_per_layer: int
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Key]) -> Self:
+        """The features that the keys of decoder.weights name."""
+        return cls(**{field.name: keys[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes of the decoder, and the number of encoder layers."""
+
+    vocab_size: int
+    d_model: int
+    d_ff: int
+    n_layers: int
+    n_heads: int
+    d_head: int
+    max_source_len: int
+    max_target_len: int
+    n_encoder_layers: int
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Key], *, n_encoder_layers: int) -> Self:
+        """The dimensions that the keys of decoder.weights name, and what they leave open."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name in keys]
+        return cls(**{name: int(keys[name]) for name in names}, n_encoder_layers=n_encoder_layers)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids; None where the model has no such token."""
+
+    decoder_start: int
+    eos: int | None
+    pad: int | None
+    unk: int | None
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Key], *, unk: int | None) -> Self:
+        """The special tokens that the keys of decoder.weights name, and what they leave open."""
+        return cls(
+            int(keys["decoder_start_token_id"]),
+            _token(keys["eos_token_id"]),
+            _token(keys["pad_token_id"]),
+            unk,
+        )
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What `generate` does unless told otherwise; names and meanings are those of transformers' generate."""
+
+    num_beams: int
+    num_return_sequences: int
+    max_new_tokens: int
+    min_new_tokens: int
+    early_stopping: bool | Literal["never"]
+    length_penalty: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    forced_bos_token_id: int | None
+    forced_eos_token_id: int | None
+    suppress_tokens: tuple[int, ...]
+    bad_words_ids: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def from_keys(
+        cls,
+        keys: Mapping[str, Key],
+        *,
+        suppress_tokens: tuple[int, ...] = (),
+        bad_words_ids: tuple[tuple[int, ...], ...] = (),
+    ) -> Self:
+        """The defaults that the keys of decoder.weights name, and what they leave open."""
+        return cls(
+            num_beams=int(keys["generation.num_beams"]),
+            num_return_sequences=int(keys["generation.num_return_sequences"]),
+            max_new_tokens=int(keys["generation.max_new_tokens"]),
+            min_new_tokens=int(keys["generation.min_new_tokens"]),
+            early_stopping=_EARLY_STOPPING[int(keys["generation.early_stopping"])],
+            length_penalty=float(keys["generation.length_penalty"]),
+            repetition_penalty=float(keys["generation.repetition_penalty"]),
+            no_repeat_ngram_size=int(keys["generation.no_repeat_ngram_size"]),
+            forced_bos_token_id=_token(keys["generation.forced_bos_token_id"]),
+            forced_eos_token_id=_token(keys["generation.forced_eos_token_id"]),
+            suppress_tokens=suppress_tokens,
+            bad_words_ids=bad_words_ids,
+        )
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How numbers are stored; `head_rescore` best logits are recomputed with float32 activations."""
+
+    weights: Literal["int8", "float32"]
+    encoder_weights: Literal["int8", "float32"]
+    activations: str
+    head_rescore: int
+
+    @classmethod
+    def from_keys(
+        cls, keys: Mapping[str, Key], *, encoder_weights: Literal["int8", "float32"], activations: str
+    ) -> Self:
+        """The quantization that the keys of decoder.weights name, and what they leave open."""
+        weights: Literal["int8", "float32"] = "int8" if keys["weights_dtype"] == "int8" else "float32"
+        return cls(weights, encoder_weights, activations, int(keys["head_rescore"]))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A form of the encoder and the file that holds it; this version runs the kind "onnx"."""
+
+    kind: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Licence:
+    """SPDX expression of the weights, and one line for each data set they were trained on."""
+
+    weights: str
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 in hexadecimal of a file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`manifest.json`. `write_bundle` fills in `files`."""
+
+    name: str
+    version: str
+    task: str
+    prefix: str
+    languages: tuple[str, ...]
+    features: Features
+    dimensions: Dimensions
+    special_tokens: SpecialTokens
+    generation: GenerationDefaults
+    quantization: Quantization
+    encoders: tuple[Encoder, ...]
+    min_runtime: str
+    licence: Licence
+    created_by: str
+    files: Mapping[str, FileEntry] = dataclasses.field(default_factory=dict)
+    extensions: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    extensions_required: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """The file: JSON with sorted keys, in UTF-8."""
+        document = {"schema": f"edge-s2s-bundle/{_SCHEMA_MAJOR}", **dataclasses.asdict(self)}
+        return seal(document)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> Self:
+        """Checks the file completely, except what only the other files can tell; raises BundleError."""
+        document = parse_json(data, MANIFEST, MAX_MANIFEST_SIZE)
+        if not isinstance(document, dict):
+            raise BundleError(MANIFEST, "a JSON object", show(document))
+        _check_version(document)
+        _check_digest(document, bytes(data))
+        manifest = build(cls, {k: v for k, v in document.items() if k not in ("schema", "digest")}, MANIFEST)
+        assert isinstance(manifest, cls)
+        manifest.check()
+        _check_files(manifest)
+        return manifest
+
+    def check(self) -> None:
+        """Raises BundleError for a value that no manifest can have, whatever the files are."""
+        for where, text in {
+            "name": self.name,
+            "version": self.version,
+            "task": self.task,
+            "created_by": self.created_by,
+            "quantization.activations": self.quantization.activations,
+            "licence.weights": self.licence.weights,
+            **{f"languages[{i}]": text for i, text in enumerate(self.languages)},
+            **{f"licence.data[{i}]": text for i, text in enumerate(self.licence.data)},
+        }.items():  # they are shown in terminals
+            if not text or len(text) > 500 or not text.isprintable():
+                raise refuse(MANIFEST, where, "1..500 printable characters", text)
+        if not NAME.fullmatch(self.name):
+            raise refuse(MANIFEST, "name", f"a name of {NAME.pattern}", self.name)
+        if not _VERSION.fullmatch(self.version):
+            raise refuse(MANIFEST, "version", "a version such as 1.0.0", self.version)
+        if not 1 <= self.dimensions.n_encoder_layers <= 256:
+            raise refuse(MANIFEST, "dimensions.n_encoder_layers", "1..256", self.dimensions.n_encoder_layers)
+        _check_tokens(self)
+        for extension in self.extensions_required:
+            if extension not in self.extensions or extension not in KNOWN_EXTENSIONS:
+                raise BundleError(
+                    MANIFEST, "no required extension that this version does not know", show(extension),
+                    hint="a later edge_s2s reads it",
+                )  # fmt: skip
+
+
+def seal(document: Mapping[str, object]) -> bytes:
+    """JSON bytes of a manifest with its `digest` set."""
+
+    def dump(digest: str) -> bytes:
+        text = json.dumps(
+            {**document, "digest": digest}, allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True
+        )
+        return f"{text}\n".encode()
+
+    return dump(hashlib.sha256(dump("0" * 64)).hexdigest())
+
+
+def _check_version(document: Mapping[str, object]) -> None:
+    """Refuses a bundle for another runtime before anything else of it is interpreted."""
+    schema, min_runtime = document.get("schema"), document.get("min_runtime")
+    match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
+    version = _VERSION.fullmatch(min_runtime) if isinstance(min_runtime, str) else None
+    reader = f"edge_s2s {min_runtime} or later reads it" if version else "a later edge_s2s reads it"
+    if match is None or int(match[1]) != _SCHEMA_MAJOR:
+        hint = reader if match else None
+        raise BundleError(MANIFEST, f"schema edge-s2s-bundle/{_SCHEMA_MAJOR}", show(schema), hint=hint)
+    if version is None:
+        raise refuse(MANIFEST, "min_runtime", "a version such as 1.0.0", min_runtime)
+    ours = _VERSION.fullmatch(RUNTIME_VERSION)
+    assert ours is not None
+    if tuple(map(int, version.groups())) > tuple(map(int, ours.groups())):
+        raise BundleError(
+            MANIFEST, f"min_runtime {RUNTIME_VERSION} or earlier", show(min_runtime), hint=reader
+        )
+
+
+def _check_digest(document: Mapping[str, object], data: bytes) -> None:
+    digest = document.get("digest")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest) or data.count(digest.encode()) != 1:
+        raise refuse(MANIFEST, "digest", "64 hexadecimal digits found nowhere else", digest)
+    actual = hashlib.sha256(data.replace(digest.encode(), b"0" * 64)).hexdigest()
+    if actual != digest:
+        raise BundleError(MANIFEST, f"digest {actual}", digest, hint="the file was changed or is damaged")
+
+
+def _check_tokens(manifest: Manifest) -> None:
+    generation, vocab_size = manifest.generation, manifest.dimensions.vocab_size
+    ids = {
+        "special_tokens.unk": [] if manifest.special_tokens.unk is None else [manifest.special_tokens.unk],
+        "generation.suppress_tokens": generation.suppress_tokens,
+        **{f"generation.bad_words_ids[{i}]": word for i, word in enumerate(generation.bad_words_ids)},
+    }
+    for where, tokens in ids.items():
+        if not all(0 <= token < vocab_size for token in tokens):
+            raise refuse(MANIFEST, where, f"token ids below vocab_size {vocab_size}", tokens)
+    if not all(generation.bad_words_ids):
+        raise refuse(
+            MANIFEST, "generation.bad_words_ids", "words of at least one token", generation.bad_words_ids
+        )
+
+
+def _check_files(manifest: Manifest) -> None:
+    files = manifest.files
+    if len(files) > MAX_FILES:
+        raise BundleError(MANIFEST, f"at most {MAX_FILES} files", f"{len(files)}")
+    for name, entry in files.items():
+        if not NAME.fullmatch(name) or name.casefold() == MANIFEST:
+            raise refuse(MANIFEST, "files", f"names of {NAME.pattern} other than {MANIFEST}", name)
+        if not 0 <= entry.size <= MAX_FILE_SIZE:
+            raise refuse(MANIFEST, f"files[{show(name)}].size", f"0..{MAX_FILE_SIZE}", entry.size)
+        if not _SHA256.fullmatch(entry.sha256):
+            raise refuse(MANIFEST, f"files[{show(name)}].sha256", "64 hexadecimal digits", entry.sha256)
+    if len({name.casefold() for name in files}) != len(files):
+        raise BundleError(MANIFEST, "names that differ in more than case", ", ".join(sorted(files)))
+    if not any(encoder.kind == "onnx" for encoder in manifest.encoders):
+        kinds = ", ".join(show(encoder.kind) for encoder in manifest.encoders)
+        raise BundleError(
+            MANIFEST, 'an encoder of kind "onnx"', kinds or "none", hint="a later edge_s2s reads it"
+        )
+    for name in (WEIGHTS, TOKENIZER, GOLDEN, *(encoder.file for encoder in manifest.encoders)):
+        if name not in files:
+            raise refuse(MANIFEST, "files", f"an entry for {show(name)}", sorted(files))
+
+
+def check_against_weights(manifest: Manifest, keys: Mapping[str, Key]) -> None:
+    """What the manifest says about the decoder must be what the decoder reads in its own file."""
+    generation = manifest.generation
+    agreed = dataclasses.replace(
+        manifest,
+        prefix=str(keys["prefix"]),
+        features=Features.from_keys(keys),
+        dimensions=Dimensions.from_keys(keys, n_encoder_layers=manifest.dimensions.n_encoder_layers),
+        special_tokens=SpecialTokens.from_keys(keys, unk=manifest.special_tokens.unk),
+        generation=GenerationDefaults.from_keys(
+            keys, suppress_tokens=generation.suppress_tokens, bad_words_ids=generation.bad_words_ids
+        ),
+        quantization=Quantization.from_keys(
+            keys,
+            encoder_weights=manifest.quantization.encoder_weights,
+            activations=manifest.quantization.activations,
+        ),
+    )
+    if manifest == agreed:
+        return
+    expected, found = dataclasses.asdict(agreed), dataclasses.asdict(manifest)
+    section = next(name for name in found if found[name] != expected[name])
+    if isinstance(found[section], dict):
+        name = next(name for name in found[section] if found[section][name] != expected[section][name])
+        expected, found, section = expected[section], found[section], f"{section}.{name}"
+    else:
+        name = section
+    raise refuse(MANIFEST, section, f"{show(expected[name])} as in {WEIGHTS}", found[name])
+
+
+def _token(key: Key) -> int | None:
+    return None if key == -1 else int(key)
