@@ -420,6 +420,7 @@ def test_importing_the_module_itself_loads_nothing_heavy():
     """Without the package's __init__, which imports the whole runtime."""
     code = f"""
 import sys, types, numpy
+import importlib.util  # the finder of an editable install needs it
 before = set(sys.modules)
 sys.modules["edge_s2s"] = package = types.ModuleType("edge_s2s")
 package.__path__ = [{str(Path(bundle_module.__file__).parent)!r}]
