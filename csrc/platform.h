@@ -10,6 +10,15 @@
 
 #include "edge_s2s.h"
 
+/* ---- CPU ---- */
+
+/* What the system says this ARM CPU can run, on all its cores; all 0 elsewhere. */
+typedef struct es2s_arm_features {
+    int neon, dotprod, i8mm;
+} es2s_arm_features;
+
+es2s_arm_features es2s_cpu_arm_features(void);
+
 /* ---- memory ---- */
 
 /* Uninitialised bytes at a multiple of 64, or NULL. */

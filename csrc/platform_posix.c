@@ -13,8 +13,47 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__linux__) && (defined(__aarch64__) || defined(__arm__))
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #include "error.h"
+
+#if defined(__linux__) && defined(__aarch64__)
+/* The kernel's numbers, not the names of its headers, which may be older than the kernel. */
+es2s_arm_features es2s_cpu_arm_features(void) {
+    const unsigned long hwcap = getauxval(16 /* AT_HWCAP */), hwcap2 = getauxval(26 /* AT_HWCAP2 */);
+    return (es2s_arm_features){
+        .neon = 1,
+        .dotprod = (hwcap >> 20 & 1) != 0, /* HWCAP_ASIMDDP */
+        .i8mm = (hwcap2 >> 13 & 1) != 0,   /* HWCAP2_I8MM */
+    };
+}
+#elif defined(__linux__) && defined(__arm__)
+es2s_arm_features es2s_cpu_arm_features(void) {
+    return (es2s_arm_features){.neon = (getauxval(16 /* AT_HWCAP */) >> 12 & 1) != 0}; /* HWCAP_NEON */
+}
+#elif defined(__APPLE__) && defined(__aarch64__)
+static int has_feature(const char *name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value != 0;
+}
+
+es2s_arm_features es2s_cpu_arm_features(void) {
+    return (es2s_arm_features){
+        .neon = 1,
+        .dotprod = has_feature("hw.optional.arm.FEAT_DotProd"),
+        .i8mm = has_feature("hw.optional.arm.FEAT_I8MM"),
+    };
+}
+#else
+es2s_arm_features es2s_cpu_arm_features(void) {
+    return (es2s_arm_features){0};
+}
+#endif
 
 void *es2s_alloc(size_t size) {
     void *block = NULL;

@@ -85,10 +85,12 @@ typedef struct es2s_kernels {
 
 /* Each overrides what its ISA improves; only called on a CPU that has the ISA. */
 void es2s_kernels_init_scalar(es2s_kernels *k);
-#if defined(__x86_64__)
 void es2s_kernels_init_avx2(es2s_kernels *k);
+void es2s_kernels_init_avx_vnni(es2s_kernels *k);
 void es2s_kernels_init_avx512_vnni(es2s_kernels *k);
-#endif
+void es2s_kernels_init_neon(es2s_kernels *k);
+void es2s_kernels_init_neon_dotprod(es2s_kernels *k);
+void es2s_kernels_init_neon_i8mm(es2s_kernels *k);
 
 /* Fills k for the named ISA, or for the widest supported one if isa is NULL.
  * Returns 0, or -1 if the name is unknown or this CPU lacks it (k is then untouched). */

@@ -250,11 +250,12 @@ static uint8_t *find(uint8_t *entry, size_t n, size_t entry_size, const char *na
 }
 
 uint8_t *tiny_find_key(uint8_t *file, const char *name) {
-    return find(file + HEADER_SIZE, get(file + 16, 4), KEY_SIZE, name);
+    return find(file + HEADER_SIZE, (size_t)get(file + 16, 4), KEY_SIZE, name);
 }
 
 uint8_t *tiny_find_tensor(uint8_t *file, const char *name) {
-    return find(file + HEADER_SIZE + get(file + 16, 4) * KEY_SIZE, get(file + 20, 4), TENSOR_SIZE, name);
+    const size_t n_keys = (size_t)get(file + 16, 4), n_tensors = (size_t)get(file + 20, 4);
+    return find(file + HEADER_SIZE + n_keys * KEY_SIZE, n_tensors, TENSOR_SIZE, name);
 }
 
 uint8_t *tiny_tensor_data(uint8_t *file, const char *name) {
