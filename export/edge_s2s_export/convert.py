@@ -163,7 +163,7 @@ def _load(source: str | Path) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         expected = "a Hugging Face folder with config.json, or a hub id and a network connection"
         raise ExportError(f"{source}: expected {expected}; {error}") from error
-    families.check_known(config.model_type)
+    families.family_of(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32).eval()

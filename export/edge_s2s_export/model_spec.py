@@ -14,23 +14,32 @@ from edge_s2s.manifest import GenerationDefaults
 class EncoderWithCrossKV(nn.Module):
     """What runs once per source: the encoder, and K and V of every decoder layer's cross-attention.
 
-    `inputs_embeds` float32 [batch, sequence, d_model] ->
+    `inputs_embeds` float32 [batch, sequence, d_model], rows of the embedding as they are stored ->
     `cross_kv` float32 [batch, n_layers, 2 (K, V), n_heads, sequence, d_head] and
     `mean_hidden` float32 [batch, d_model].
     There is no mask: each source runs at its exact length.
     """
 
     def __init__(
-        self, encoder: Any, projections: Sequence[tuple[nn.Linear, nn.Linear]], *, n_heads: int, d_head: int
+        self,
+        encoder: Any,
+        projections: Sequence[tuple[nn.Linear, nn.Linear]],
+        *,
+        n_heads: int,
+        d_head: int,
+        embedding_scale: float = 1.0,
     ):
         super().__init__()
         self.config = encoder.config
         self.encoder = encoder
         self.projections = nn.ModuleList(projection for layer in projections for projection in layer)
         self.n_layers, self.n_heads, self.d_head = len(projections), n_heads, d_head
+        self.embedding_scale = embedding_scale
 
     def forward(self, inputs_embeds: Tensor) -> dict[str, Tensor]:
         """The graph; the order of the dict is the order of its outputs."""
+        if self.embedding_scale != 1.0:  # no encoder of transformers scales what it is given
+            inputs_embeds = inputs_embeds * self.embedding_scale
         hidden = self.encoder(
             inputs_embeds=inputs_embeds, attention_mask=None, return_dict=True
         ).last_hidden_state
@@ -60,3 +69,15 @@ class ModelSpec:
     n_encoder_layers: int
     generation: GenerationDefaults
     """All of them; `keys` holds those that are single numbers."""
+
+    @property
+    def source_vocab_size(self) -> int:
+        """How many tokens a source can be made of."""
+        return int(self.keys.get("source_vocab_size", self.keys["vocab_size"]))
+
+    def cross_kv(self, input_ids: Sequence[int]) -> np.ndarray:
+        """K and V of a source by torch, float32 [n_layers, 2, n_heads, source_len, d_head]."""
+        table = self.tensors.get("encoder_embedding.weight", self.tensors["embedding.weight"])
+        with torch.no_grad():
+            cross_kv: Tensor = self.encoder(torch.from_numpy(table[list(input_ids)])[None])["cross_kv"]
+        return cross_kv[0].numpy()

@@ -5,22 +5,18 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    GenerationConfig,
-    T5ForConditionalGeneration,
-)
+from transformers import GenerationConfig, T5ForConditionalGeneration
 
 from edge_s2s.weights import expected_tensors, read_weights, write_weights
-from edge_s2s_export import families
 from edge_s2s_export.errors import ExportError
 from edge_s2s_export.families import t5
 from edge_s2s_export.generation_defaults import generation_defaults
 from edge_s2s_export.reference_decoder import ReferenceDecoder
 from tiny_models import EOS, KINDS, START, random_t5
 
-ACTIVATIONS = ["relu", "gelu_new", "gated-gelu", "gated-silu", "gated-relu", "silu", "gelu_pytorch_tanh"]
+ACTIVATIONS = [
+    "relu", "gelu_new", "gelu_pytorch_tanh", "silu", "gated-relu", "gated-gelu", "gated-silu",
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -137,28 +133,6 @@ def test_describing_leaves_the_model_alone():
     t5.describe(hf)
     assert hf.config.to_dict() == before.config.to_dict()
     assert all(torch.equal(a, b) for a, b in zip(hf.parameters(), before.parameters(), strict=True))
-
-
-def test_an_unknown_family_is_refused_with_the_known_ones():
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
-    bart = BartForConditionalGeneration(BartConfig(vocab_size=20, decoder_attention_heads=2, **sizes))
-    with pytest.raises(ExportError, match=r"'bart' is unknown; known: t5"):
-        families.describe(bart)
-
-
-def test_an_unknown_activation_is_refused_with_the_known_ones():
-    hf = random_t5("t5", 0).hf
-    hf.config.dense_act_fn = "gelu"
-    with pytest.raises(ExportError, match=r"'gelu' is unknown; known: relu, gelu_new"):
-        t5.describe(hf)
-
-
-def test_two_different_input_embeddings_are_refused():
-    hf = random_t5("t5-untied", 0).hf
-    hf.decoder.embed_tokens = copy.deepcopy(hf.shared)
-    hf.decoder.embed_tokens.weight.data[3] += 1
-    with pytest.raises(ExportError, match="input embedding differs"):
-        t5.describe(hf)
 
 
 def test_a_missing_start_token_is_refused():

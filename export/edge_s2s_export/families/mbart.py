@@ -1,0 +1,25 @@
+"""mBART and mBART-50 (`MBartForConditionalGeneration`, Liu et al. 2020, Tang et al. 2020).
+
+BART with pre-norm: norms after the embedding and at the end. The target language is the first token: the
+start token of a model for one language, `forced_bos_token_id` of one for many.
+"""
+
+from typing import Any
+
+from ..model_spec import ModelSpec
+from . import bart_layout
+from .bart import POSITION_OFFSET
+
+
+def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
+    """The `ModelSpec` of an `MBartForConditionalGeneration`."""
+    decoder = model.model.decoder
+    return bart_layout.describe(
+        model,
+        tokenizer,
+        norm_position="pre",
+        embedding_norm=decoder.layernorm_embedding,
+        final_norm=decoder.layer_norm,
+        position_table=decoder.embed_positions.weight[POSITION_OFFSET:],
+        final_logits_bias=model.final_logits_bias,
+    )
