@@ -170,10 +170,10 @@ es2s_status es2s_session_create(const es2s_model *model, const es2s_session_para
     if (p.max_target_len > model->dims.max_target_len) p.max_target_len = model->dims.max_target_len;
     ES2S_TRY(check_range("max_batch * max_beams * max_target_len",
                          (int64_t)p.max_batch * p.max_beams * p.max_target_len, 1, INT32_MAX));
-    return es2s_decoder_create(
-        model, &p,
-        es2s_search_scratch_bytes(model->dims.vocab_size, p.max_batch, p.max_beams, p.max_target_len),
-        session_out);
+    return es2s_decoder_create(model, &p,
+                               es2s_search_scratch_bytes(model->dims.vocab_size, p.max_batch, p.max_beams,
+                                                         p.max_source_len, p.max_target_len),
+                               session_out);
 }
 
 size_t es2s_session_memory(const es2s_session *session) {
@@ -186,7 +186,24 @@ es2s_status es2s_session_set_source(es2s_session *s, int32_t row, const float *c
     ES2S_TRY(check_capacity("row + 1", (int64_t)row + 1, s->max_batch));
     ES2S_TRY(check_capacity("source_len", source_len, s->max_source_len));
     es2s_kv_cache_set_source(&s->cache, row, cross_kv, source_len);
+    s->n_source_ids[row] = 0;
     es2s_kv_cache_empty_rows(&s->cache, row * s->rows_per_source, s->rows_per_source);
+    return ES2S_OK;
+}
+
+es2s_status es2s_session_set_source_ids(es2s_session *s, int32_t row, const int32_t *source_ids,
+                                        int32_t source_len) {
+    ES2S_TRY(check_session(s));
+    ES2S_TRY(check_pointer("source_ids", source_ids));
+    ES2S_TRY(check_range("row", row, 0, s->max_batch - 1));
+    const int32_t expected = s->cache.source_lens[row];
+    if (expected == 0)
+        return es2s_fail(ES2S_STATE, "row %d: expected a source, call es2s_session_set_source first", row);
+    ES2S_TRY(check_range("source_len", source_len, expected, expected));
+    ES2S_TRY(check_tokens(s->model, "source_ids", source_ids, (size_t)source_len));
+    memcpy(s->source_ids + (size_t)row * (size_t)s->max_source_len, source_ids,
+           (size_t)source_len * sizeof *source_ids);
+    s->n_source_ids[row] = source_len;
     return ES2S_OK;
 }
 
@@ -287,6 +304,8 @@ void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *pa
                                      .max_new_tokens = 128,
                                      .early_stopping = ES2S_EARLY_STOPPING_FALSE,
                                      .repetition_penalty = 1,
+                                     .encoder_repetition_penalty = 1,
+                                     .exponential_decay_factor = 1,
                                      .length_penalty = 1,
                                      .decoder_start_token_id = -1,
                                      .eos_token_id = -1,
@@ -296,12 +315,34 @@ void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *pa
                                      .deadline_ms = -1};
 }
 
+/* Sequences of lens, one after the other in ids, each of at least one token. */
+static es2s_status check_sequences(const es2s_model *model, const char *ids_name, const int32_t *ids,
+                                   const char *lens_name, const int32_t *lens, int32_t n) {
+    if (n == 0) return ES2S_OK;
+    ES2S_TRY(check_pointer(ids_name, ids));
+    ES2S_TRY(check_pointer(lens_name, lens));
+    for (int32_t i = 0; i < n; i++) {
+        ES2S_TRY(check_range(lens_name, lens[i], 1, INT32_MAX));
+        ES2S_TRY(check_tokens(model, ids_name, ids, (size_t)lens[i]));
+        ids += lens[i];
+    }
+    return ES2S_OK;
+}
+
+/* A factor of scores. */
+static es2s_status check_factor(const char *name, double factor) {
+    if (isfinite(factor) && factor > 0) return ES2S_OK;
+    return es2s_fail(ES2S_INVALID_ARGUMENT, "%s: expected a finite number > 0, found %g", name, factor);
+}
+
 static es2s_status check_rules(const es2s_model *model, const es2s_generate_params *p) {
     ES2S_TRY(check_range("min_new_tokens", p->min_new_tokens, 0, INT32_MAX));
     ES2S_TRY(check_range("no_repeat_ngram_size", p->no_repeat_ngram_size, 0, INT32_MAX));
-    if (!isfinite(p->repetition_penalty) || p->repetition_penalty <= 0)
-        return es2s_fail(ES2S_INVALID_ARGUMENT, "repetition_penalty: expected a finite number > 0, found %g",
-                         (double)p->repetition_penalty);
+    ES2S_TRY(check_range("encoder_no_repeat_ngram_size", p->encoder_no_repeat_ngram_size, 0, INT32_MAX));
+    ES2S_TRY(check_range("exponential_decay_start", p->exponential_decay_start, 0, INT32_MAX));
+    ES2S_TRY(check_factor("repetition_penalty", (double)p->repetition_penalty));
+    ES2S_TRY(check_factor("encoder_repetition_penalty", p->encoder_repetition_penalty));
+    ES2S_TRY(check_factor("exponential_decay_factor", p->exponential_decay_factor));
     ES2S_TRY(check_token(model, "decoder_start_token_id", p->decoder_start_token_id, 0));
     ES2S_TRY(check_token(model, "eos_token_id", p->eos_token_id, -1));
     ES2S_TRY(check_token(model, "pad_token_id", p->pad_token_id, -1));
@@ -313,16 +354,34 @@ static es2s_status check_rules(const es2s_model *model, const es2s_generate_para
     ES2S_TRY(check_tokens(model, "suppress_tokens", p->suppress_tokens, (size_t)p->n_suppress_tokens));
 
     ES2S_TRY(check_range("n_bad_words", p->n_bad_words, 0, INT32_MAX));
-    if (p->n_bad_words == 0) return ES2S_OK;
-    ES2S_TRY(check_pointer("bad_words_ids", p->bad_words_ids));
-    ES2S_TRY(check_pointer("bad_words_lens", p->bad_words_lens));
-    const int32_t *word = p->bad_words_ids;
-    for (int32_t i = 0; i < p->n_bad_words; i++) {
-        const int32_t len = p->bad_words_lens[i];
-        ES2S_TRY(check_range("bad_words_lens", len, 1, INT32_MAX));
-        ES2S_TRY(check_tokens(model, "bad_words_ids", word, (size_t)len));
-        word += len;
-    }
+    ES2S_TRY(check_sequences(model, "bad_words_ids", p->bad_words_ids, "bad_words_lens", p->bad_words_lens,
+                             p->n_bad_words));
+
+    ES2S_TRY(check_range("n_begin_suppress_tokens", p->n_begin_suppress_tokens, 0, INT32_MAX));
+    if (p->n_begin_suppress_tokens > 0)
+        ES2S_TRY(check_pointer("begin_suppress_tokens", p->begin_suppress_tokens));
+    ES2S_TRY(check_tokens(model, "begin_suppress_tokens", p->begin_suppress_tokens,
+                          (size_t)p->n_begin_suppress_tokens));
+
+    ES2S_TRY(check_range("n_sequence_bias", p->n_sequence_bias, 0, INT32_MAX));
+    ES2S_TRY(check_sequences(model, "sequence_bias_ids", p->sequence_bias_ids, "sequence_bias_lens",
+                             p->sequence_bias_lens, p->n_sequence_bias));
+    if (p->n_sequence_bias > 0) ES2S_TRY(check_pointer("sequence_bias", p->sequence_bias));
+    for (int32_t i = 0; i < p->n_sequence_bias; i++)
+        if (!isfinite(p->sequence_bias[i]))
+            return es2s_fail(ES2S_INVALID_ARGUMENT, "sequence_bias[%d]: expected a finite number, found %g",
+                             i, (double)p->sequence_bias[i]);
+    return ES2S_OK;
+}
+
+/* The rules encoder_* read source ids. */
+static es2s_status check_source_ids(const es2s_session *s, const es2s_generate_params *p) {
+    if (p->encoder_repetition_penalty == 1 && p->encoder_no_repeat_ngram_size == 0) return ES2S_OK;
+    for (int32_t row = 0; row < s->n_sources; row++)
+        if (s->n_source_ids[row] == 0)
+            return es2s_fail(ES2S_STATE,
+                             "encoder_*: expected the ids of source %d, call es2s_session_set_source_ids",
+                             row);
     return ES2S_OK;
 }
 
@@ -347,6 +406,7 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
                          p.length_penalty);
     ES2S_TRY(check_rules(s->model, &p));
     ES2S_TRY(count_sources(s));
+    ES2S_TRY(check_source_ids(s, &p));
 
     s->is_generating = true;
     const es2s_status status =

@@ -50,6 +50,9 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
     es2s_session *block = es2s_arena_take(arena, 1, sizeof *s);
 
     es2s_kv_cache_take(&s->cache, arena);
+    s->source_ids =
+        es2s_arena_take(arena, (uint64_t)s->max_batch * (uint64_t)s->max_source_len, sizeof *s->source_ids);
+    s->n_source_ids = es2s_arena_take(arena, (uint64_t)s->max_batch, sizeof *s->n_source_ids);
     s->position_bias =
         es2s_arena_take(arena, (uint64_t)n_position_biases(m) * n_heads * (uint64_t)s->max_target_len,
                         sizeof *s->position_bias);
@@ -104,6 +107,7 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
     *session = s;
 
     es2s_kv_cache_clear(&session->cache);
+    memset(s.n_source_ids, 0, (size_t)s.max_batch * sizeof *s.n_source_ids);
     reverse_position_biases(model, s.max_target_len, s.position_bias);
     memset(s.search_scratch, 0, search_scratch_bytes);
     *session_out = session;

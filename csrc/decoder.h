@@ -23,7 +23,9 @@ struct es2s_session {
     size_t memory;           /* bytes, all in one block that starts with this struct */
 
     es2s_kv_cache cache;
-    float *position_bias; /* [1 or n_layers, n_heads, max_target_len], the largest distance first */
+    int32_t *source_ids;   /* [max_batch, max_source_len] what the rules encoder_* read */
+    int32_t *n_source_ids; /* [max_batch] 0 = not told */
+    float *position_bias;  /* [1 or n_layers, n_heads, max_target_len], the largest distance first */
 
     /* Scratch of a step; inner = n_heads * d_head */
     es2s_thread_pool *pool; /* while a step has it, else NULL */

@@ -131,6 +131,7 @@ static void read_keys(loader *l, es2s_model *m) {
     g->no_repeat_ngram_size = get_int(l, "generation.no_repeat_ngram_size", 0, 65536);
     g->repetition_penalty = (float)get_float(l, "generation.repetition_penalty", 1e-3, 1e3);
     g->length_penalty = get_float(l, "generation.length_penalty", -100, 100);
+    g->encoder_repetition_penalty = g->exponential_decay_factor = 1; /* a file has no key for these */
     g->forced_bos_token_id = get_int(l, "generation.forced_bos_token_id", -1, last_id);
     g->forced_eos_token_id = get_int(l, "generation.forced_eos_token_id", -1, last_id);
     g->decoder_start_token_id = d->decoder_start_token_id;

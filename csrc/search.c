@@ -79,7 +79,7 @@ struct search {
     struct candidate *candidates;  /* [2 * num_beams] best first */
     struct candidate *survivors;   /* [num_beams] best first */
     float *scores;                 /* [vocab_size] of the next token of one row, ruled */
-    float *rule_scratch;           /* [max_new_tokens] */
+    float *rule_scratch;           /* [max(max_source_len, max_new_tokens)] */
 
     int32_t *row_tokens;  /* [n_sources * num_beams] what the decoder reads in this step */
     int32_t *row_sources; /* [n_sources * num_beams] */
@@ -96,7 +96,8 @@ struct search {
 /* ============================================= Memory ============================================ */
 
 static void take_scratch(struct search *search, es2s_arena *arena, int32_t n_sources, int32_t n_beams,
-                         int32_t max_len) {
+                         int32_t max_source_len, int32_t max_len) {
+    const int32_t longest = max_source_len > max_len ? max_source_len : max_len;
     const uint64_t n_rows = (uint64_t)n_sources * (uint64_t)n_beams;
     search->active = es2s_arena_take(arena, (uint64_t)n_sources, sizeof *search->active);
     search->hypotheses = es2s_arena_take(arena, 3 * n_rows, sizeof *search->hypotheses);
@@ -105,7 +106,7 @@ static void take_scratch(struct search *search, es2s_arena *arena, int32_t n_sou
     search->candidates = es2s_arena_take(arena, 2 * (uint64_t)n_beams, sizeof *search->candidates);
     search->survivors = es2s_arena_take(arena, (uint64_t)n_beams, sizeof *search->survivors);
     search->scores = es2s_arena_take(arena, (uint64_t)search->vocab_size, sizeof *search->scores);
-    search->rule_scratch = es2s_arena_take(arena, (uint64_t)max_len, sizeof *search->rule_scratch);
+    search->rule_scratch = es2s_arena_take(arena, (uint64_t)longest, sizeof *search->rule_scratch);
     search->row_tokens = es2s_arena_take(arena, n_rows, sizeof *search->row_tokens);
     search->row_sources = es2s_arena_take(arena, n_rows, sizeof *search->row_sources);
     search->row_parents = es2s_arena_take(arena, n_rows, sizeof *search->row_parents);
@@ -113,10 +114,10 @@ static void take_scratch(struct search *search, es2s_arena *arena, int32_t n_sou
 }
 
 size_t es2s_search_scratch_bytes(int32_t vocab_size, int32_t max_batch, int32_t max_beams,
-                                 int32_t max_target_len) {
+                                 int32_t max_source_len, int32_t max_target_len) {
     struct search search = {.vocab_size = vocab_size};
     es2s_arena arena = {0};
-    take_scratch(&search, &arena, max_batch, max_beams, max_target_len);
+    take_scratch(&search, &arena, max_batch, max_beams, max_source_len, max_target_len);
     return arena.used;
 }
 
@@ -195,8 +196,16 @@ static void step_decoder(struct search *search) {
         search->row_log_softmax[row] = log_softmax_of(search, row_logits(search, row));
 }
 
-static void apply_rules(struct search *search, const struct hypothesis *live) {
-    es2s_logits_apply_rules(search->params, live->tokens, live->len + 1, search->scores, search->vocab_size,
+static void apply_rules(struct search *search, const struct source_search *source,
+                        const struct hypothesis *live) {
+    const es2s_session *const s = search->session;
+    const es2s_rule_context context = {.history = live->tokens,
+                                       .n_history = live->len + 1,
+                                       .n_prompt = 1,
+                                       .n_source_ids = s->n_source_ids[source->source],
+                                       .source_ids = s->source_ids +
+                                                     (size_t)source->source * (size_t)s->max_source_len};
+    es2s_logits_apply_rules(search->params, &context, search->scores, search->vocab_size,
                             search->rule_scratch);
 }
 
@@ -219,7 +228,7 @@ static bool step_greedily(struct search *search, struct source_search *source) {
     struct hypothesis *const live = &source->live[0];
     const size_t vocab_size = (size_t)search->vocab_size;
     memcpy(search->scores, row_logits(search, live->row), vocab_size * sizeof *search->scores);
-    apply_rules(search, live);
+    apply_rules(search, source, live);
     const int32_t token = (int32_t)search->session->model->kernels.argmax(search->scores, vocab_size);
     append(search, live, token, live->score + logprob(search, live->row, token));
     return ends(search, token);
@@ -262,7 +271,7 @@ static int32_t rank_candidates(struct search *search, const struct source_search
             const struct log_softmax terms = search->row_log_softmax[live->row];
             for (int32_t token = 0; token < search->vocab_size; token++)
                 search->scores[token] = (logits[token] - terms.max) - terms.log_sum;
-            apply_rules(search, live);
+            apply_rules(search, source, live);
         }
         rank_continuations(search, &n, beam, live->score);
     }
@@ -419,7 +428,7 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
                             .logprobs_out = logprobs_out,
                             .finish_reasons_out = finish_reasons_out};
     es2s_arena arena = {.base = s->search_scratch};
-    take_scratch(&search, &arena, s->n_sources, params->num_beams, params->max_new_tokens);
+    take_scratch(&search, &arena, s->n_sources, params->num_beams, s->max_source_len, params->max_new_tokens);
     for (int32_t i = 0; i < s->n_sources; i++)
         start_source(&search, i);
 

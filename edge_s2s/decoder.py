@@ -152,8 +152,11 @@ class DecoderSession:
         """Memory that the session holds."""
         return int(lib.es2s_session_memory(self._session))
 
-    def set_source(self, row: int, cross_kv: Floats) -> None:
-        """Copies an encoder's output float32 [n_layers, 2, n_heads, source_len, d_head] into a row."""
+    def set_source(self, row: int, cross_kv: Floats, source_ids: npt.ArrayLike | None = None) -> None:
+        """Copies an encoder's output float32 [n_layers, 2, n_heads, source_len, d_head] into a row.
+
+        The rules `encoder_*` of generate need its tokens, too: int source_ids [source_len].
+        """
         dims = self._dims
         expected = (dims.n_layers, 2, dims.n_heads, *cross_kv.shape[3:4], dims.d_head)
         if cross_kv.shape != expected:
@@ -162,6 +165,9 @@ class DecoderSession:
         cross_kv = np.ascontiguousarray(cross_kv, np.float32)
         _check(lib.es2s_session_set_source(self._session, row, _floats(cross_kv), cross_kv.shape[3]))
         self._n_sources = max(self._n_sources, row + 1)
+        if source_ids is not None:
+            ids = np.ascontiguousarray(source_ids, np.int32)
+            _check(lib.es2s_session_set_source_ids(self._session, row, _ints(ids), len(ids)))
 
     def clear(self) -> None:
         """Forgets all sources."""
@@ -226,23 +232,38 @@ class DecoderSession:
             for i in range(n_sources)
         ]
 
-    def _generate_params(self, params: GenerationDefaults) -> tuple[Any, tuple[Any, ...]]:
+    def _generate_params(self, params: GenerationDefaults) -> tuple[Any, dict[str, Any]]:
         """`es2s_generate_params *` and the arrays that it points to."""
         c_params = ffi.new("es2s_generate_params *")
         lib.es2s_generate_params_init(self._model, c_params)
         for name in ("num_beams", "num_return_sequences", "max_new_tokens", "min_new_tokens",
-                     "no_repeat_ngram_size", "repetition_penalty", "length_penalty"):  # fmt: skip
+                     "no_repeat_ngram_size", "repetition_penalty", "length_penalty",
+                     "encoder_no_repeat_ngram_size", "encoder_repetition_penalty"):  # fmt: skip
             setattr(c_params, name, getattr(params, name))
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             token = getattr(params, name)
             setattr(c_params, name, -1 if token is None else token)
         c_params.early_stopping = _EARLY_STOPPING[params.early_stopping]
-        suppress = ffi.new("int32_t[]", params.suppress_tokens)
-        words = ffi.new("int32_t[]", [token for word in params.bad_words_ids for token in word])
-        lens = ffi.new("int32_t[]", [len(word) for word in params.bad_words_ids])
-        c_params.suppress_tokens, c_params.n_suppress_tokens = suppress, len(suppress)
-        c_params.bad_words_ids, c_params.bad_words_lens, c_params.n_bad_words = words, lens, len(lens)
-        return c_params, (suppress, words, lens)
+        start, factor = params.exponential_decay_length_penalty
+        c_params.exponential_decay_start, c_params.exponential_decay_factor = start, factor
+
+        bad_words, biases = params.bad_words_ids, params.sequence_bias
+        arrays = {
+            "suppress_tokens": params.suppress_tokens,
+            "begin_suppress_tokens": params.begin_suppress_tokens,
+            "bad_words_ids": [token for word in bad_words for token in word],
+            "bad_words_lens": [len(word) for word in bad_words],
+            "sequence_bias_ids": [token for word, _ in biases for token in word],
+            "sequence_bias_lens": [len(word) for word, _ in biases],
+        }
+        kept_alive = {name: ffi.new("int32_t[]", values) for name, values in arrays.items()}
+        kept_alive["sequence_bias"] = ffi.new("float[]", [bias for _, bias in biases])
+        for name, array in kept_alive.items():
+            setattr(c_params, name, array)
+        c_params.n_suppress_tokens = len(params.suppress_tokens)
+        c_params.n_begin_suppress_tokens = len(params.begin_suppress_tokens)
+        c_params.n_bad_words, c_params.n_sequence_bias = len(bad_words), len(biases)
+        return c_params, kept_alive
 
     def close(self) -> None:
         """Frees the memory now; the session can do nothing any more."""

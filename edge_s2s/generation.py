@@ -6,25 +6,39 @@ bundle's default, as transformers takes it from generation_config.json.
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from edge_s2s.manifest import Dimensions, GenerationDefaults
+from edge_s2s.manifest import MAX_BIAS, PENALTY_RANGE, Dimensions, GenerationDefaults
 
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
 
-_SMALLEST = {  # of integer options
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "max_new_tokens": 1,
-    "min_new_tokens": 0,
-    "max_length": 2,
-    "min_length": 0,
-    "no_repeat_ngram_size": 0,
-    "deadline_ms": 1,
+Tokens: TypeAlias = Sequence[int]
+
+_MAX_TOKEN = (1 << 31) - 1
+_MAX_TOKENS = 1 << 20  # of all lists of an option together
+# What an option may be; the vocabulary bounds token ids further.
+_INTEGERS = {
+    "num_beams": (1, 64),
+    "num_return_sequences": (1, 65536),
+    "max_new_tokens": (1, 65536),
+    "min_new_tokens": (0, 65536),
+    "max_length": (2, 65536),
+    "min_length": (0, 65536),
+    "no_repeat_ngram_size": (0, 65536),
+    "encoder_no_repeat_ngram_size": (0, 65536),
+    "forced_bos_token_id": (-1, _MAX_TOKEN),
+    "forced_eos_token_id": (-1, _MAX_TOKEN),
+    "deadline_ms": (1, 1 << 40),
 }
-_LARGEST = {"num_beams": 64, "no_repeat_ngram_size": 65536, "deadline_ms": 1 << 40}
+_NUMBERS = {
+    "length_penalty": (-100, 100),
+    "repetition_penalty": PENALTY_RANGE,
+    "encoder_repetition_penalty": PENALTY_RANGE,
+}
+_TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
+_SAME = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +66,25 @@ class GenerationOptions:
     """Above 1, tokens that occurred already become less likely (https://arxiv.org/abs/1909.05858)."""
     no_repeat_ngram_size: int | None = None
     """No n-gram of this size occurs twice; 0 is off."""
-    bad_words_ids: Sequence[Sequence[int]] | None = None
+    encoder_repetition_penalty: float | None = None
+    """Above 1, tokens of the source become more likely, below less: a guard against hallucination. 1 is off;
+    0.001..1000."""
+    encoder_no_repeat_ngram_size: int | None = None
+    """No n-gram of this size of the source occurs in the result; 0 is off."""
+    bad_words_ids: Sequence[Tokens] | None = None
     """Token sequences that never occur."""
-    suppress_tokens: Sequence[int] | None = None
+    sequence_bias: Mapping[Tokens, float] | Sequence[tuple[Tokens, float]] | None = None
+    """What is added to a token's score where it completes one of these token sequences, -1e6..1e6. Biases of
+    one token add up; a sequence of several tokens counts from where the result, start token included, is as
+    long as the sequence. {} is off."""
+    suppress_tokens: Tokens | None = None
     """Tokens that never occur."""
+    begin_suppress_tokens: Tokens | None = None
+    """Tokens that are not the first new one, or not the second where `forced_bos_token_id` is the first."""
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    """(start, factor): from `start` new tokens on, EOS gains `abs(score) * (factor ** n - 1)`, n being the
+    number of new tokens beyond `start`. factor 1 is off; 0.001..1000. Unlike in transformers, where that is
+    not a number, EOS stays forbidden where another rule forbids it."""
     forced_bos_token_id: int | None = None
     """The first new token; -1 switches the bundle's default off."""
     forced_eos_token_id: int | None = None
@@ -64,27 +93,28 @@ class GenerationOptions:
     """Time for the whole call, encoder included; what is there then comes with `finish_reason="deadline"`."""
 
     def __post_init__(self) -> None:
-        for name, smallest in _SMALLEST.items():
-            _check_int(name, getattr(self, name), smallest, _LARGEST.get(name, 65536))
-        for name in ("forced_bos_token_id", "forced_eos_token_id"):
-            _check_int(name, getattr(self, name), -1, (1 << 31) - 1)
-        _check_float("length_penalty", self.length_penalty, -100, 100)
-        _check_float("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
+        for name, (smallest, largest) in _INTEGERS.items():
+            if (integer := getattr(self, name)) is not None:
+                _check_int(name, integer, smallest, largest)
+        for name, (low, high) in _NUMBERS.items():
+            if (number := getattr(self, name)) is not None:
+                _check_float(name, number, low, high)
         early = self.early_stopping
         if not (early is None or isinstance(early, bool) or early == "never"):
             raise ValueError(f'early_stopping: expected True, False or "never", found {early!r}')
-        if self.suppress_tokens is not None:
-            object.__setattr__(self, "suppress_tokens", _tokens("suppress_tokens", self.suppress_tokens))
-        if self.bad_words_ids is not None:
-            if not isinstance(self.bad_words_ids, Iterable):
-                raise TypeError(f"bad_words_ids: expected lists of token ids, found {self.bad_words_ids!r}")
-            words = tuple(_tokens("bad_words_ids", word) for word in self.bad_words_ids)
-            if not all(words):
-                raise ValueError("bad_words_ids: expected sequences of tokens, found an empty one")
-            object.__setattr__(self, "bad_words_ids", words)
-        for name, same in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+        for name in _TOKEN_LISTS:
+            self._normalize(name, _tokens)
+        self._normalize("bad_words_ids", _words)
+        self._normalize("sequence_bias", _biases)
+        self._normalize("exponential_decay_length_penalty", _decay)
+        for name, same in _SAME:
             if getattr(self, name) is not None and getattr(self, same) is not None:
                 raise ValueError(f"{name} and {same} mean the same, one start token apart; give one of them")
+
+    def _normalize(self, name: str, normalized: Callable[[str, Any], object]) -> None:
+        """Puts a checked, hashable value in the place of what was given."""
+        if (value := getattr(self, name)) is not None:
+            object.__setattr__(self, name, normalized(name, value))
 
     def complete(self, defaults: GenerationDefaults, dimensions: Dimensions) -> GenerationDefaults:
         """These options, with the bundle's defaults where they are None; ValueError if they contradict.
@@ -110,12 +140,7 @@ class GenerationOptions:
         if merged.max_new_tokens > dimensions.max_target_len:
             raise ValueError(f"max_new_tokens is {merged.max_new_tokens} but this model generates at most "
                              f"{dimensions.max_target_len} tokens")  # fmt: skip
-        words = tuple(token for word in merged.bad_words_ids for token in word)
-        ids = {"suppress_tokens": merged.suppress_tokens, "bad_words_ids": words}
-        for name in ("forced_bos_token_id", "forced_eos_token_id"):
-            token = getattr(merged, name)
-            ids[name] = () if token is None else (token,)
-        for name, tokens in ids.items():
+        for name, tokens in _token_ids(merged).items():
             if (largest := max(tokens, default=0)) >= dimensions.vocab_size:
                 raise ValueError(f"{name}: expected token ids below {dimensions.vocab_size}, found {largest}")
         return merged
@@ -168,24 +193,72 @@ class Generation:
 
 
 def _check_int(name: str, value: object, smallest: int, largest: int) -> None:
-    if value is None:
-        return
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
         raise ValueError(f"{name}: expected an integer in {smallest}..{largest}, found {value!r}")
 
 
 def _check_float(name: str, value: object, smallest: float, largest: float) -> None:
-    if value is None:
-        return
     if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value <= largest:
         raise ValueError(f"{name}: expected a number in {smallest:g}..{largest:g}, found {value!r}")
 
 
-def _tokens(name: str, values: Iterable[int]) -> tuple[int, ...]:
+def _tokens(name: str, values: Any) -> tuple[int, ...]:
     try:
         tokens = tuple(map(operator.index, values))
     except TypeError as error:
         raise TypeError(f"{name}: expected a list of token ids, found {values!r}") from error
+    _check_len(name, tokens)
     for token in tokens:
-        _check_int(name, token, 0, (1 << 31) - 1)
+        _check_int(name, token, 0, _MAX_TOKEN)
     return tokens
+
+
+def _words(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected lists of token ids, found {values!r}")
+    words = tuple(_tokens(name, word) for word in values)
+    if not all(words):
+        raise ValueError(f"{name}: expected sequences of tokens, found an empty one")
+    _check_len(name, [token for word in words for token in word])
+    return words
+
+
+def _biases(name: str, values: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    try:
+        pairs = [(word, bias) for word, bias in (values.items() if isinstance(values, Mapping) else values)]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}: expected a dict from token sequences to numbers, found {values!r}"
+        ) from error
+    words = _words(name, [word for word, _ in pairs])
+    for _, bias in pairs:
+        _check_float(name, bias, -MAX_BIAS, MAX_BIAS)
+    return tuple({word: float(bias) for word, (_, bias) in zip(words, pairs, strict=True)}.items())
+
+
+def _decay(name: str, value: Any) -> tuple[int, float]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{name}: expected (start, factor), found {value!r}")
+    start, factor = value
+    _check_int(f"{name}, start", start, 0, 65536)
+    _check_float(f"{name}, factor", factor, *PENALTY_RANGE)
+    return start, float(factor)
+
+
+def _check_len(name: str, tokens: Sequence[int]) -> None:
+    if len(tokens) > _MAX_TOKENS:
+        raise ValueError(f"{name}: expected at most {_MAX_TOKENS} tokens, found {len(tokens)}")
+
+
+def _token_ids(params: GenerationDefaults) -> dict[str, Sequence[int]]:
+    """All token ids of every option that has some."""
+    words = {
+        "bad_words_ids": params.bad_words_ids,
+        "sequence_bias": [word for word, _ in params.sequence_bias],
+    }
+    ids: dict[str, Sequence[int]] = {name: getattr(params, name) for name in _TOKEN_LISTS}
+    ids |= {name: [token for word in value for token in word] for name, value in words.items()}
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        token = getattr(params, name)
+        ids[name] = () if token is None else (token,)
+    return ids

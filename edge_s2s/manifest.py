@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 from edge_s2s.errors import BundleError
 from edge_s2s.stored_zip import NAME
-from edge_s2s.strict_json import build, parse_json, refuse, show
+from edge_s2s.strict_json import OPTIONAL, build, parse_json, refuse, show, without_defaults
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import Key
 
@@ -28,6 +28,8 @@ KNOWN_EXTENSIONS: frozenset[str] = frozenset()
 MAX_FILES = 64
 MAX_FILE_SIZE = 1 << 40
 MAX_MANIFEST_SIZE = 64 << 10  # a usual one has 4 KiB
+PENALTY_RANGE = (1e-3, 1e3)  # of what scores are multiplied by
+MAX_BIAS = 1e6  # of what is added to a score; scores are below 1e4
 _SCHEMA = re.compile(r"edge-s2s-bundle/([1-9][0-9]{0,3})")
 _SCHEMA_MAJOR = 1
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
@@ -120,30 +122,39 @@ class GenerationDefaults:
     forced_eos_token_id: int | None
     suppress_tokens: tuple[int, ...]
     bad_words_ids: tuple[tuple[int, ...], ...]
+    # A manifest has these only where they are not off.
+    begin_suppress_tokens: tuple[int, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+    encoder_repetition_penalty: float = dataclasses.field(default=1.0, metadata=OPTIONAL)
+    encoder_no_repeat_ngram_size: int = dataclasses.field(default=0, metadata=OPTIONAL)
+    exponential_decay_length_penalty: tuple[int, float] = dataclasses.field(
+        default=(0, 1.0), metadata=OPTIONAL
+    )
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = dataclasses.field(
+        default=(), metadata=OPTIONAL
+    )
 
     @classmethod
-    def from_keys(
-        cls,
-        keys: Mapping[str, Key],
-        *,
-        suppress_tokens: tuple[int, ...] = (),
-        bad_words_ids: tuple[tuple[int, ...], ...] = (),
-    ) -> Self:
-        """The defaults that the keys of decoder.weights name, and what they leave open."""
-        return cls(
-            num_beams=int(keys["generation.num_beams"]),
-            num_return_sequences=int(keys["generation.num_return_sequences"]),
-            max_new_tokens=int(keys["generation.max_new_tokens"]),
-            min_new_tokens=int(keys["generation.min_new_tokens"]),
-            early_stopping=_EARLY_STOPPING[int(keys["generation.early_stopping"])],
-            length_penalty=float(keys["generation.length_penalty"]),
-            repetition_penalty=float(keys["generation.repetition_penalty"]),
-            no_repeat_ngram_size=int(keys["generation.no_repeat_ngram_size"]),
-            forced_bos_token_id=_token(keys["generation.forced_bos_token_id"]),
-            forced_eos_token_id=_token(keys["generation.forced_eos_token_id"]),
-            suppress_tokens=suppress_tokens,
-            bad_words_ids=bad_words_ids,
-        )
+    def from_keys(cls, keys: Mapping[str, Key], **others: object) -> Self:
+        """The defaults that the `generation.*` keys of decoder.weights name; `others` are in no key."""
+        values: dict[str, object] = {"suppress_tokens": (), "bad_words_ids": ()}
+        for name in (field.name for field in dataclasses.fields(cls)):
+            if (key := keys.get(f"generation.{name}")) is None:
+                continue
+            if name == "early_stopping":
+                values[name] = _EARLY_STOPPING[int(key)]
+            else:
+                values[name] = _token(key) if name.endswith("_token_id") else key
+        return cls(**values | others)  # type: ignore[arg-type]
+
+    @property
+    def reads_source_ids(self) -> bool:
+        """Whether a rule depends on the tokens of the source."""
+        return self.encoder_repetition_penalty != 1 or self.encoder_no_repeat_ngram_size > 0
+
+    def without(self, keys: Mapping[str, Key]) -> dict[str, object]:
+        """The values of which decoder.weights has no key."""
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if f"generation.{name}" not in keys}
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The file: JSON with sorted keys, in UTF-8."""
         document = {"schema": f"edge-s2s-bundle/{_SCHEMA_MAJOR}", **dataclasses.asdict(self)}
+        document["generation"] = without_defaults(self.generation)
         return seal(document)
 
     @classmethod
@@ -250,6 +262,7 @@ class Manifest:
         if not 1 <= self.dimensions.n_encoder_layers <= 256:
             raise refuse(MANIFEST, "dimensions.n_encoder_layers", "1..256", self.dimensions.n_encoder_layers)
         _check_tokens(self)
+        _check_rules(self.generation)
         for extension in self.extensions_required:
             if extension not in self.extensions or extension not in KNOWN_EXTENSIONS:
                 raise BundleError(
@@ -303,15 +316,34 @@ def _check_tokens(manifest: Manifest) -> None:
     ids = {
         "special_tokens.unk": [] if manifest.special_tokens.unk is None else [manifest.special_tokens.unk],
         "generation.suppress_tokens": generation.suppress_tokens,
+        "generation.begin_suppress_tokens": generation.begin_suppress_tokens,
+        **{f"generation.sequence_bias[{i}]": word for i, (word, _) in enumerate(generation.sequence_bias)},
         **{f"generation.bad_words_ids[{i}]": word for i, word in enumerate(generation.bad_words_ids)},
     }
     for where, tokens in ids.items():
         if not all(0 <= token < vocab_size for token in tokens):
             raise refuse(MANIFEST, where, f"token ids below vocab_size {vocab_size}", tokens)
-    if not all(generation.bad_words_ids):
-        raise refuse(
-            MANIFEST, "generation.bad_words_ids", "words of at least one token", generation.bad_words_ids
-        )
+    for where, words in (
+        ("generation.bad_words_ids", generation.bad_words_ids),
+        ("generation.sequence_bias", [word for word, _ in generation.sequence_bias]),
+    ):
+        if not all(words):
+            raise refuse(MANIFEST, where, "words of at least one token", words)
+
+
+def _check_rules(generation: GenerationDefaults) -> None:
+    """The numbers that decoder.weights does not hold."""
+    start, factor = generation.exponential_decay_length_penalty
+    biases = [bias for _, bias in generation.sequence_bias]
+    for name, value, smallest, largest in (
+        ("encoder_repetition_penalty", generation.encoder_repetition_penalty, *PENALTY_RANGE),
+        ("encoder_no_repeat_ngram_size", generation.encoder_no_repeat_ngram_size, 0, 65536),
+        ("exponential_decay_length_penalty[0]", start, 0, 65536),
+        ("exponential_decay_length_penalty[1]", factor, *PENALTY_RANGE),
+        *((f"sequence_bias[{i}][1]", bias, -MAX_BIAS, MAX_BIAS) for i, bias in enumerate(biases)),
+    ):
+        if not smallest <= value <= largest:
+            raise refuse(MANIFEST, f"generation.{name}", f"{smallest:g}..{largest:g}", value)
 
 
 def _check_files(manifest: Manifest) -> None:
@@ -346,9 +378,7 @@ def check_against_weights(manifest: Manifest, keys: Mapping[str, Key]) -> None:
         features=Features.from_keys(keys),
         dimensions=Dimensions.from_keys(keys, n_encoder_layers=manifest.dimensions.n_encoder_layers),
         special_tokens=SpecialTokens.from_keys(keys, unk=manifest.special_tokens.unk),
-        generation=GenerationDefaults.from_keys(
-            keys, suppress_tokens=generation.suppress_tokens, bad_words_ids=generation.bad_words_ids
-        ),
+        generation=GenerationDefaults.from_keys(keys, **generation.without(keys)),
         quantization=Quantization.from_keys(
             keys,
             encoder_weights=manifest.quantization.encoder_weights,

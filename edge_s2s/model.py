@@ -297,7 +297,8 @@ class _Job:
                 if self.ended(cancellation):
                     break
                 start = time.perf_counter()
-                session.set_source(row, encoder.run(decoder.embed(source.input_ids)).cross_kv)
+                cross_kv = encoder.run(decoder.embed(source.input_ids)).cross_kv
+                session.set_source(row, cross_kv, source.input_ids if params.reads_source_ids else None)
                 encoder_ms.append(1000 * (time.perf_counter() - start))
             start = time.perf_counter()
             if encoder_ms:

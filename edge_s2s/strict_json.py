@@ -18,6 +18,9 @@ from typing import Literal
 from edge_s2s.errors import BundleError
 
 MAX_JSON_DEPTH = 8
+OPTIONAL: Mapping[str, bool] = {"optional": True}
+"""Metadata of a dataclass field that a document may leave out, for its default."""
+
 _WIDE = re.compile(rb"[\xf0-\xff]|\\u[dD]")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]|\\u")
 _JSON_MARK = re.compile(
@@ -84,20 +87,22 @@ def build(kind: object, value: object, file: str, where: str = "") -> object:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         fields = {field.name: field.type for field in dataclasses.fields(kind)}
+        optional = {field.name for field in dataclasses.fields(kind) if field.metadata == OPTIONAL}
         if not isinstance(value, dict):
             raise refuse(file, where, "an object", value)
         prefix = f"{where}." if where else ""
-        if missing := fields.keys() - value.keys():
+        if missing := fields.keys() - optional - value.keys():
             raise BundleError(file, f'key "{prefix}{min(missing)}"', "no such key")
         if unknown := value.keys() - fields.keys():
             raise refuse(file, where, "no key but those of its schema", min(unknown))
-        return kind(
-            **{name: build(field, value[name], file, prefix + name) for name, field in fields.items()}
-        )
+        return kind(**{name: build(fields[name], value[name], file, prefix + name) for name in value})
     if origin is tuple:
         if not isinstance(value, list):
             raise refuse(file, where, "a list", value)
-        return tuple(build(args[0], item, file, f"{where}[{i}]") for i, item in enumerate(value))
+        kinds = [args[0]] * len(value) if args[1] is ... else args
+        if len(value) != len(kinds):
+            raise refuse(file, where, f"a list of {len(kinds)}", value)
+        return tuple(build(kinds[i], item, file, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Mapping:
         if not isinstance(value, dict):
             raise refuse(file, where, "an object", value)
@@ -105,6 +110,16 @@ def build(kind: object, value: object, file: str, where: str = "") -> object:
     if not _is(value, kind):
         raise refuse(file, where, _describe(kind), value)
     return value
+
+
+def without_defaults(value: object) -> dict[str, object]:
+    """A dataclass as a dict, without its optional fields that have their default: what `build` reads."""
+    assert dataclasses.is_dataclass(value)
+    return {
+        field.name: item
+        for field in dataclasses.fields(value)
+        if not ((item := getattr(value, field.name)) == field.default and field.metadata == OPTIONAL)
+    }
 
 
 def _is(value: object, kind: object) -> bool:

@@ -42,6 +42,11 @@ def test_every_option_that_is_given_replaces_its_default():
         "suppress_tokens": (),
         "forced_bos_token_id": 5,
         "forced_eos_token_id": 6,
+        "begin_suppress_tokens": (1, 2),
+        "encoder_repetition_penalty": 1.5,
+        "encoder_no_repeat_ngram_size": 3,
+        "exponential_decay_length_penalty": (4, 1.5),
+        "sequence_bias": (((4, 5), -2.5), ((6,), 1.0)),
     }
     assert given.keys() == {field.name for field in dataclasses.fields(GenerationDefaults)}
     assert all(getattr(DEFAULTS, name) != value for name, value in given.items())
@@ -67,6 +72,12 @@ def test_minus_one_switches_a_forced_token_off():
         ({"suppress_tokens": [1.5]}, r"suppress_tokens: expected a list of token ids, found \[1\.5\]"),
         ({"bad_words_ids": 3}, "bad_words_ids: expected lists of token ids, found 3"),
         ({"bad_words_ids": [3]}, "bad_words_ids: expected a list of token ids, found 3"),
+        ({"begin_suppress_tokens": 3}, "begin_suppress_tokens: expected a list of token ids, found 3"),
+        ({"sequence_bias": 3}, "sequence_bias: expected a dict from token sequences to numbers, found 3"),
+        ({"sequence_bias": [(1, 2, 3)]}, "sequence_bias: expected a dict from token sequences to numbers"),
+        ({"sequence_bias": {3: 1.0}}, "sequence_bias: expected a list of token ids, found 3"),
+        ({"exponential_decay_length_penalty": 2}, r"expected \(start, factor\), found 2"),
+        ({"exponential_decay_length_penalty": (2,)}, r"expected \(start, factor\), found \(2,\)"),
         ({"bad_words_ids": ["ab"]}, "bad_words_ids: expected a list of token ids, found 'ab'"),
     ],
 )
@@ -117,6 +128,18 @@ def test_a_default_gives_way_to_an_option():
         ({"bad_words_ids": [[-1]]}, "bad_words_ids: expected an integer"),
         ({"suppress_tokens": [-1]}, "suppress_tokens: expected an integer"),
         ({"forced_eos_token_id": -2}, "forced_eos_token_id: expected an integer"),
+        ({"begin_suppress_tokens": [20]}, "begin_suppress_tokens: expected token ids below 20, found 20"),
+        ({"encoder_repetition_penalty": 0.0}, "encoder_repetition_penalty: expected a number"),
+        ({"encoder_no_repeat_ngram_size": -1}, "encoder_no_repeat_ngram_size: expected an integer"),
+        ({"sequence_bias": {(20,): 1.0}}, "sequence_bias: expected token ids below 20, found 20"),
+        ({"sequence_bias": {(): 1.0}}, "sequence_bias: expected sequences of tokens, found an empty one"),
+        ({"sequence_bias": {(1,): float("nan")}}, "sequence_bias: expected a number"),
+        ({"sequence_bias": {(1,): float("-inf")}}, r"sequence_bias: expected a number in -1e\+06\.\.1e\+06"),
+        ({"sequence_bias": {(1,): None}}, "sequence_bias: expected a number .* found None"),
+        ({"exponential_decay_length_penalty": (-1, 2.0)}, "length_penalty, start: expected an integer"),
+        ({"exponential_decay_length_penalty": (1, 0.0)}, "length_penalty, factor: expected a number"),
+        ({"exponential_decay_length_penalty": (1.5, 2.0)}, "length_penalty, start: expected an integer"),
+        ({"suppress_tokens": [1] * ((1 << 20) + 1)}, "suppress_tokens: expected at most 1048576 tokens"),
     ],
 )  # fmt: skip
 def test_wrong_or_contradicting_options_are_named_in_a_sentence(options: dict[str, object], sentence: str):
@@ -130,6 +153,14 @@ def test_options_are_frozen_and_hashable():
     assert hash(options) == hash(GenerationOptions(bad_words_ids=((1, 2),), suppress_tokens=(3,)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.num_beams = 2  # type: ignore[misc]
+
+
+def test_a_sequence_bias_is_a_dict_or_the_list_that_json_has_for_one():
+    as_dict = GenerationOptions(sequence_bias={(1, 2): 3, (4,): -1.5})
+    as_list = GenerationOptions(sequence_bias=[([1, 2], 3.0), ([4], -1.5)])
+    assert as_dict == as_list
+    assert hash(as_dict) == hash(as_list)
+    assert as_dict.sequence_bias == (((1, 2), 3.0), ((4,), -1.5))
 
 
 def test_every_option_may_be_none():

@@ -4,6 +4,7 @@ Freshly initialised models repeat one token. In these, attention and feed-forwar
 the head is sharp, so the best token changes from step to step and with the source, and some reach EOS.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,16 +122,24 @@ class TinyModel:
         return self.spec.cross_kv(input_ids)
 
     def generate(
-        self, cross_kvs: list[Floats], *, callbacks: Any = None, **options: Any
+        self,
+        cross_kvs: list[Floats],
+        *,
+        sources: Sequence[Sequence[int]] | None = None,
+        callbacks: Any = None,
+        **options: Any,
     ) -> list[list[Hypothesis]]:
-        """Our generate() in a session of its own. `options` are transformers'; the others are off."""
+        """Our generate() in a session of its own. `options` are transformers'; the others are off.
+
+        Rules that read the `sources` need them.
+        """
         params = replace(GenerationDefaults.from_keys(self.spec.keys), **options)
         longest = max(cross_kv.shape[3] for cross_kv in cross_kvs)
         with self.decoder.session(
             len(cross_kvs), params.num_beams, longest, params.max_new_tokens
         ) as session:
             for row, cross_kv in enumerate(cross_kvs):
-                session.set_source(row, cross_kv)
+                session.set_source(row, cross_kv, None if sources is None else sources[row])
             return session.generate(params, **(callbacks or {}))
 
 

@@ -162,6 +162,11 @@ size_t es2s_session_memory(const es2s_session *session);
  * once per source, whatever the number of beams. */
 es2s_status es2s_session_set_source(es2s_session *session, int32_t row, const float *cross_kv, int32_t source_len);
 
+/* Tells the tokens of the source in `row`, which the rules encoder_* of es2s_generate_params read. Call it after
+ * es2s_session_set_source, which forgets them. source_ids: int32[source_len], ids of the decoder's vocabulary. */
+es2s_status es2s_session_set_source_ids(es2s_session *session, int32_t row, const int32_t *source_ids,
+                                        int32_t source_len);
+
 /* Forgets all sources; the memory stays. */
 void es2s_session_clear(es2s_session *session);
 
@@ -212,6 +217,16 @@ typedef struct es2s_generate_params {
     const volatile int32_t *cancel;   /* polled each step, set by any thread: non-zero = the same; may be NULL */
     es2s_on_tokens on_tokens;         /* may be NULL */
     void *user;                       /* passed to on_tokens */
+    double encoder_repetition_penalty;     /* 1 = off; > 1 favours tokens of the source */
+    int32_t encoder_no_repeat_ngram_size;  /* no n-gram of the source is generated; 0 = off */
+    int32_t n_begin_suppress_tokens;
+    const int32_t *begin_suppress_tokens;  /* int32[n]: not the first new token, or the one after forced_bos_token_id */
+    int32_t exponential_decay_start;       /* from so many new tokens on, EOS becomes likelier with each, */
+    int32_t n_sequence_bias;
+    double exponential_decay_factor;       /* by this factor, or less likely below 1; 1 = off */
+    const int32_t *sequence_bias_ids;      /* the sequences of sequence_bias_lens, one after the other */
+    const int32_t *sequence_bias_lens;     /* int32[n_sequence_bias], each >= 1 */
+    const float *sequence_bias;            /* float[n_sequence_bias]: added to a token that completes its sequence */
 } es2s_generate_params;
 
 /* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */

@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from edge_s2s.generation import GenerationOptions
 from edge_s2s.manifest import GenerationDefaults
 
 from .errors import ExportError
@@ -21,6 +22,10 @@ _NO_EFFECT = {
     "_from_model_config", "cache_implementation", "disable_compile", "transformers_version", "use_cache",
     "output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate",
 }  # fmt: skip
+_OPTIONAL = (  # in a manifest only where they are not off
+    "begin_suppress_tokens", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "sequence_bias",
+)  # fmt: skip
 _SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 
 
@@ -31,13 +36,18 @@ def generation_defaults(config: GenerationConfig, *, max_target_len: int) -> Gen
     """
     changed = config.to_diff_dict()
     ignored = _NO_EFFECT if config.do_sample else _NO_EFFECT | _SAMPLING
-    if unknown := sorted(set(changed) - _SHARED - ignored):
+    if unknown := sorted(set(changed) - _SHARED - set(_OPTIONAL) - ignored):
         found = ", ".join(f"{name}={changed[name]!r}" for name in unknown)
-        known = ", ".join(sorted(_SHARED))
+        known = ", ".join(sorted(_SHARED | set(_OPTIONAL)))
         raise ExportError(f"generation_config.json: remove {found}; a bundle's defaults can be {known}")
     max_length = changed.get("max_length", 1 + MAX_NEW_TOKENS)
     max_new_tokens = min(config.max_new_tokens or max_length - 1, max_target_len)
     min_new_tokens = config.min_new_tokens or max((config.min_length or 0) - 1, 0)
+    rules = {name: value for name in _OPTIONAL if (value := changed.get(name)) is not None}
+    try:
+        options = GenerationOptions(**rules)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"generation_config.json: {error}") from error
     return GenerationDefaults(
         num_beams=config.num_beams,
         num_return_sequences=config.num_return_sequences,
@@ -51,13 +61,14 @@ def generation_defaults(config: GenerationConfig, *, max_target_len: int) -> Gen
         forced_eos_token_id=_single(config.forced_eos_token_id, "forced_eos_token_id"),
         suppress_tokens=tuple(config.suppress_tokens or ()),
         bad_words_ids=tuple(map(tuple, config.bad_words_ids or ())),
+        **{name: getattr(options, name) for name in rules},
     )
 
 
 def as_keys(defaults: GenerationDefaults) -> dict[str, int | float]:
     """The same as `generation.*` keys of `decoder.weights`, which holds single numbers only.
 
-    Token lists (`suppress_tokens`, `bad_words_ids`) stay in the manifest.
+    Token lists and rules that are usually off stay in the manifest.
     """
     keys: dict[str, int | float] = {
         name: getattr(defaults, name)

@@ -577,6 +577,22 @@ static void generate_refuses_each_wrong_parameter(void) {
          "bad_words_lens");
     WITH((p.n_bad_words = 1, p.bad_words_ids = ids, p.bad_words_lens = (const int32_t[]){2}),
          ES2S_INVALID_ARGUMENT, "bad_words_ids[1]");
+    WITH(p.encoder_repetition_penalty = -1, ES2S_INVALID_ARGUMENT, "encoder_repetition_penalty");
+    WITH(p.encoder_repetition_penalty = 2, ES2S_STATE, "es2s_session_set_source_ids");
+    WITH(p.encoder_no_repeat_ngram_size = -1, ES2S_INVALID_ARGUMENT, "encoder_no_repeat_ngram_size");
+    WITH(p.encoder_no_repeat_ngram_size = 2, ES2S_STATE, "es2s_session_set_source_ids");
+    WITH(p.exponential_decay_start = -1, ES2S_INVALID_ARGUMENT, "exponential_decay_start");
+    WITH(p.exponential_decay_factor = NAN, ES2S_INVALID_ARGUMENT, "exponential_decay_factor");
+    WITH(p.n_begin_suppress_tokens = -1, ES2S_INVALID_ARGUMENT, "n_begin_suppress_tokens");
+    WITH((p.n_begin_suppress_tokens = 2, p.begin_suppress_tokens = ids), ES2S_INVALID_ARGUMENT,
+         "begin_suppress_tokens[1]");
+    WITH((p.n_sequence_bias = 1, p.sequence_bias_ids = ids, p.sequence_bias_lens = (const int32_t[]){1}),
+         ES2S_INVALID_ARGUMENT, "sequence_bias: expected a pointer");
+    WITH((p.n_sequence_bias = 1, p.sequence_bias_ids = ids, p.sequence_bias_lens = (const int32_t[]){1},
+          p.sequence_bias = (const float[]){NAN}),
+         ES2S_INVALID_ARGUMENT, "sequence_bias[0]: expected a finite number");
+    REFUSES(ES2S_INVALID_ARGUMENT, "row: expected 0..0", es2s_session_set_source_ids(session, 1, ids, 1));
+    REFUSES(ES2S_INVALID_ARGUMENT, "source_len", es2s_session_set_source_ids(session, 0, ids, 0));
     const int64_t no_deadlines[] = {-1, INT64_MIN, INT64_MAX};
     for (size_t i = 0; i < sizeof no_deadlines / sizeof *no_deadlines; i++) {
         es2s_generate_params_init(f.model, &p);

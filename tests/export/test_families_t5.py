@@ -157,8 +157,26 @@ def test_generation_settings_are_kept():
     assert defaults.suppress_tokens == (4,)
 
 
+def test_settings_of_rules_that_are_usually_off_are_kept():
+    config = GenerationConfig(
+        begin_suppress_tokens=[3], encoder_repetition_penalty=1.5, encoder_no_repeat_ngram_size=2,
+        exponential_decay_length_penalty=[5, 1.25], sequence_bias=[[[4, 5], -2.0], [[6], 1.0]],
+    )  # fmt: skip
+    defaults = generation_defaults(config, max_target_len=512)
+    assert defaults.begin_suppress_tokens == (3,)
+    assert (defaults.encoder_repetition_penalty, defaults.encoder_no_repeat_ngram_size) == (1.5, 2)
+    assert defaults.exponential_decay_length_penalty == (5, 1.25)
+    assert defaults.sequence_bias == (((4, 5), -2.0), ((6,), 1.0))
+
+
+def test_a_setting_out_of_range_is_refused_with_its_name():
+    config = GenerationConfig(encoder_repetition_penalty=-1.0)
+    with pytest.raises(ExportError, match="encoder_repetition_penalty: expected a number"):
+        generation_defaults(config, max_target_len=512)
+
+
 @pytest.mark.parametrize(
-    "setting", [{"do_sample": True}, {"encoder_no_repeat_ngram_size": 2}, {"begin_suppress_tokens": [3]}]
+    "setting", [{"do_sample": True}, {"renormalize_logits": True}, {"remove_invalid_values": True}]
 )
 def test_generation_settings_that_a_bundle_cannot_express_are_refused(setting: dict[str, object]):
     with pytest.raises(ExportError, match=f"remove {next(iter(setting))}="):
