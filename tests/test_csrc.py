@@ -18,6 +18,7 @@ SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get(
 CONFIGURATIONS = {
     "release": ([], CHECKS),
     "address,undefined": (["-DES2S_SANITIZE=address,undefined"], CHECKS),
+    "thread": (["-DES2S_SANITIZE=thread"], ["check_threads"]),
     "clang": (["-DCMAKE_C_COMPILER=clang"], ["check_kernels"]),
 }
 
