@@ -46,13 +46,17 @@ static es2s_status check_token(const es2s_model *model, const char *name, int32_
     return check_range(name, token, min, model->dims.vocab_size - 1);
 }
 
-/* int32[n] */
-static es2s_status check_tokens(const es2s_model *model, const char *name, const int32_t *tokens, size_t n) {
+/* int32[n], each in 0..vocab_size-1 */
+static es2s_status check_ids(const char *name, const int32_t *ids, size_t n, int32_t vocab_size) {
     for (size_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= model->dims.vocab_size)
+        if (ids[i] < 0 || ids[i] >= vocab_size)
             return es2s_fail(ES2S_INVALID_ARGUMENT, "%s[%zu]: expected 0..%d, found %d", name, i,
-                             model->dims.vocab_size - 1, tokens[i]);
+                             vocab_size - 1, ids[i]);
     return ES2S_OK;
+}
+
+static es2s_status check_tokens(const es2s_model *model, const char *name, const int32_t *tokens, size_t n) {
+    return check_ids(name, tokens, n, model->dims.vocab_size);
 }
 
 /* Replaces the defaults in `complete` by what the caller's version of the struct has. */
@@ -137,8 +141,8 @@ es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, 
     if (n == 0) return ES2S_OK;
     ES2S_TRY(check_pointer("token_ids", token_ids));
     ES2S_TRY(check_pointer("embeds_out", embeds_out));
-    ES2S_TRY(check_tokens(model, "token_ids", token_ids, n));
-    es2s_decoder_embed(model, token_ids, n, embeds_out);
+    ES2S_TRY(check_ids("token_ids", token_ids, n, model->dims.source_vocab_size));
+    es2s_decoder_embed_source(model, token_ids, n, embeds_out);
     return ES2S_OK;
 }
 

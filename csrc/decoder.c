@@ -1,6 +1,7 @@
 /*
- * The decoder of a Transformer (Vaswani et al. 2017) with T5's pre-norm, RMS norm and relative position bias
- * (Raffel et al. 2020), one position per call.
+ * The decoder of a Transformer (Vaswani et al. 2017), one position per call, in the variants that model.h
+ * names: RMS or layer norm, before a block (Raffel et al. 2020) or after it (Lewis et al. 2020), positions as
+ * a bias of the scores or as a table of embeddings.
  *
  * Every number of a row is computed from that row alone in one fixed order, so neither the other rows nor the
  * number of threads change a bit of it. Threads share a matrix by its output channels and attention by row
@@ -26,7 +27,7 @@ static uint64_t max_u64(uint64_t a, uint64_t b) {
 /* ============================================ Session ============================================ */
 
 static int32_t n_position_biases(const es2s_model *m) {
-    return m->position_bias_per_layer ? m->dims.n_layers : 1;
+    return m->position_is_table ? 0 : m->position_bias_per_layer ? m->dims.n_layers : 1;
 }
 
 /* Reversed, the biases of the keys at positions 0..t are the last t+1 of a head: contiguous for every t. */
@@ -138,9 +139,11 @@ static void run_linear(void *arg, int32_t item, int32_t thread) {
     else
         job->kernels->gemm_qd8_qc8w(job->q8, job->q8_scale, job->n_rows, n_in, w->q + first * n_in,
                                     w->scale + first, w->sums + first, n, job->y + first, n_out);
+    for (size_t r = 0; w->bias && r < job->n_rows; r++)
+        job->kernels->add(job->y + r * n_out + first, w->bias + first, n);
 }
 
-/* y = x W^T. x: float[n_rows, n_in], y: float[n_rows, n_out]. */
+/* y = x W^T + bias. x: float[n_rows, n_in], y: float[n_rows, n_out]. */
 static void linear(es2s_session *s, const es2s_matrix *w, const float *x, size_t n_rows, float *y) {
     const es2s_kernels *k = &s->model->kernels;
     const size_t n_in = (size_t)w->n_in, n_out = (size_t)w->n_out;
@@ -189,8 +192,9 @@ static void run_attention(void *arg, int32_t item, int32_t thread) {
         const size_t n_keys = (size_t)c->lens[row], max_keys = (size_t)c->max_target_len;
         const int32_t *index = es2s_kv_cache_index(c, row);
         const size_t table = s->model->position_bias_per_layer ? (size_t)job->layer : 0;
-        const float *bias_end = s->position_bias + (table * (size_t)c->n_heads + (size_t)head + 1) * max_keys;
-        kernels->attention_scores(q, k, index, n_keys, d_head, bias_end - n_keys, scores);
+        const size_t bias_end = (table * (size_t)c->n_heads + (size_t)head + 1) * max_keys;
+        const float *bias = s->model->position_is_table ? NULL : s->position_bias + bias_end - n_keys;
+        kernels->attention_scores(q, k, index, n_keys, d_head, bias, scores);
         kernels->softmax(scores, n_keys);
         kernels->attention_values(scores, v, index, n_keys, d_head, y);
     }
@@ -274,38 +278,66 @@ static void rescore_head(const es2s_model *m, const float *h, float *logits) {
     for (size_t i = 0; i < n_best; i++) {
         const size_t id = best[i].id;
         logits[id] = m->kernels.dot_f32_q8(h, m->lm_head.q + id * d_model, d_model) * m->lm_head.scale[id];
+        if (m->lm_head.bias) logits[id] += m->lm_head.bias[id];
     }
 }
 
-/* Adds what a block has computed, s->h, to the residual stream. */
-static void add_residual(es2s_session *s, size_t n_rows) {
-    s->model->kernels.add(s->x, s->h, n_rows * (size_t)s->model->dims.d_model);
+/* y = norm(x); x, y: float[n_rows, d_model], y may be x. */
+static void normalize(const es2s_model *m, const es2s_norm *norm, const float *x, size_t n_rows, float *y) {
+    const size_t d_model = (size_t)m->dims.d_model;
+    for (size_t r = 0; r < n_rows; r++, x += d_model, y += d_model)
+        if (m->norm_is_layer)
+            m->kernels.layer_norm(x, norm->weight, norm->bias, m->norm_eps, d_model, y);
+        else
+            m->kernels.rms_norm(x, norm->weight, m->norm_eps, d_model, y);
 }
 
-/* s->h = norm(s->x) */
-static void normalize(es2s_session *s, const float *gamma, size_t n_rows) {
+/* What a block reads: with pre-norm norm(x), in s->h, with post-norm x itself. */
+static const float *block_input(es2s_session *s, const es2s_norm *norm, size_t n_rows) {
+    if (s->model->norm_is_post) return s->x;
+    normalize(s->model, norm, s->x, n_rows, s->h);
+    return s->h;
+}
+
+/* Adds what a block has computed, s->h, to the residual stream; with post-norm x = norm(x + h). */
+static void add_residual(es2s_session *s, const es2s_norm *norm, size_t n_rows) {
     const es2s_model *m = s->model;
-    const size_t d_model = (size_t)m->dims.d_model;
-    for (size_t r = 0; r < n_rows; r++)
-        m->kernels.rms_norm(s->x + r * d_model, gamma, m->norm_eps, d_model, s->h + r * d_model);
+    m->kernels.add(s->x, s->h, n_rows * (size_t)m->dims.d_model);
+    if (m->norm_is_post) normalize(m, norm, s->x, n_rows, s->x);
 }
 
 /* ============================================== Step ============================================= */
 
-void es2s_decoder_embed(const es2s_model *m, const int32_t *token_ids, size_t n, float *embeds) {
+/* embeds: float[n, d_model] = table[token_ids] * scale */
+static void look_up(const es2s_model *m, const es2s_matrix *table, float scale, const int32_t *token_ids,
+                    size_t n, float *embeds) {
     const size_t d_model = (size_t)m->dims.d_model;
-    const es2s_matrix *table = &m->embedding;
     for (size_t i = 0; i < n; i++) {
-        assert(token_ids[i] >= 0 && token_ids[i] < m->dims.vocab_size);
+        assert(token_ids[i] >= 0 && token_ids[i] < table->n_out);
         const size_t id = (size_t)token_ids[i];
         float *embed = embeds + i * d_model;
         if (table->f32)
             for (size_t j = 0; j < d_model; j++)
-                embed[j] = table->f32[id * d_model + j] * m->embedding_scale;
+                embed[j] = table->f32[id * d_model + j] * scale;
         else
-            m->kernels.dequantize_q8(table->q + id * d_model, table->scale[id] * m->embedding_scale, d_model,
-                                     embed);
+            m->kernels.dequantize_q8(table->q + id * d_model, table->scale[id] * scale, d_model, embed);
     }
+}
+
+void es2s_decoder_embed_source(const es2s_model *m, const int32_t *token_ids, size_t n, float *embeds) {
+    look_up(m, &m->encoder_embedding, 1, token_ids, n, embeds);
+}
+
+/* s->x of each row's new position. */
+static void embed(es2s_session *s, const int32_t *tokens, size_t n_rows) {
+    const es2s_model *m = s->model;
+    const size_t d_model = (size_t)m->dims.d_model;
+    look_up(m, &m->embedding, m->embedding_scale, tokens, n_rows, s->x);
+    for (size_t r = 0; m->position_embedding && r < n_rows; r++) {
+        const size_t position = (size_t)s->cache.lens[r] - 1;
+        m->kernels.add(s->x + r * d_model, m->position_embedding + position * d_model, d_model);
+    }
+    if (m->embedding_norm.weight) normalize(m, &m->embedding_norm, s->x, n_rows, s->x);
 }
 
 void es2s_decoder_begin(es2s_session *s) {
@@ -323,36 +355,36 @@ void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *so
     s->pool = es2s_thread_pool_try_acquire(m->pool);
 
     es2s_kv_cache_grow(&s->cache, sources, n_rows);
-    es2s_decoder_embed(m, tokens, n, s->x);
+    embed(s, tokens, n);
 
     for (int32_t i = 0; i < m->dims.n_layers; i++) {
         const es2s_layer *layer = &m->layers[i];
 
-        normalize(s, layer->self_attn_norm, n);
-        linear(s, &layer->self_attn_qkv, s->h, n, s->qkv);
+        const float *h = block_input(s, &layer->self_attn_norm, n);
+        linear(s, &layer->self_attn_qkv, h, n, s->qkv);
         store_keys_and_values(s, i, n);
         attend(s, i, NULL, n);
         linear(s, &layer->self_attn_o, s->attention, n, s->h);
-        add_residual(s, n);
+        add_residual(s, &layer->self_attn_norm, n);
 
-        normalize(s, layer->cross_attn_norm, n);
-        linear(s, &layer->cross_attn_q, s->h, n, s->qkv);
+        h = block_input(s, &layer->cross_attn_norm, n);
+        linear(s, &layer->cross_attn_q, h, n, s->qkv);
         attend(s, i, sources, n);
         linear(s, &layer->cross_attn_o, s->attention, n, s->h);
-        add_residual(s, n);
+        add_residual(s, &layer->cross_attn_norm, n);
 
-        normalize(s, layer->ffn_norm, n);
-        linear(s, &layer->ffn_up, s->h, n, s->ffn);
+        h = block_input(s, &layer->ffn_norm, n);
+        linear(s, &layer->ffn_up, h, n, s->ffn);
         activate(s, n);
         linear(s, &layer->ffn_down, s->ffn, n, s->h);
-        add_residual(s, n);
+        add_residual(s, &layer->ffn_norm, n);
     }
 
-    normalize(s, m->final_norm, n);
-    linear(s, &m->lm_head, s->h, n, logits);
+    if (m->final_norm.weight) normalize(m, &m->final_norm, s->x, n, s->x);
+    linear(s, &m->lm_head, s->x, n, logits);
     if (m->head_rescore > 0)
         for (size_t r = 0; r < n; r++)
-            rescore_head(m, s->h + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
+            rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
 
     es2s_thread_pool_release(s->pool);
     s->pool = NULL;

@@ -25,7 +25,7 @@ struct es2s_session {
     es2s_kv_cache cache;
     int32_t *source_ids;   /* [max_batch, max_source_len] what the rules encoder_* read */
     int32_t *n_source_ids; /* [max_batch] 0 = not told */
-    float *position_bias;  /* [1 or n_layers, n_heads, max_target_len], the largest distance first */
+    float *position_bias;  /* [0, 1 or n_layers, n_heads, max_target_len], the largest distance first */
 
     /* Scratch of a step; inner = n_heads * d_head */
     es2s_thread_pool *pool; /* while a step has it, else NULL */
@@ -60,7 +60,7 @@ void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *so
  */
 void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_rows);
 
-/* embeds: float[n, d_model] = embedding[token_ids] * embedding_scale. */
-void es2s_decoder_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds);
+/* What the encoder takes, float[n, d_model]: rows of its embedding, which its graph scales itself. */
+void es2s_decoder_embed_source(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds);
 
 #endif

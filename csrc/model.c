@@ -15,7 +15,7 @@
 #include "error.h"
 #include "weights_file.h"
 
-#define MAX_DISTANCES 65536
+#define MAX_POSITIONS 65536
 
 /* After a failure everything below does nothing, so that what a model consists of reads as a list. */
 typedef struct loader {
@@ -23,9 +23,10 @@ typedef struct loader {
     es2s_weights_file file;
     es2s_arena arena;
     const es2s_kernels *kernels;
-    bool is_int8;
-    char prefix[24]; /* of the tensors asked for: "layers.3." or "" */
-    char name[64];   /* the tensor asked for last, for messages */
+    bool is_int8, has_embedding_norm, has_final_norm, has_final_logits_bias, is_lm_head_tied;
+    int32_t source_vocab_size; /* 0: the encoder reads the decoder's embedding */
+    char prefix[24];           /* of the tensors asked for: "layers.3." or "" */
+    char name[64];             /* the tensor asked for last, for messages */
 } loader;
 
 /* ============================================== Keys ============================================= */
@@ -43,45 +44,38 @@ static double get_float(loader *l, const char *name, double min, double max) {
     return value;
 }
 
-/* Named values of features: first those that the decoder computes, then those that it only knows by name. */
+/* A key that may be absent; the file has it only for other values than `absent`. */
+static int32_t get_optional_int(loader *l, const char *name, int32_t min, int32_t max, int32_t absent) {
+    if (l->status != ES2S_OK || !es2s_weights_file_has(&l->file, name)) return absent;
+    const int32_t value = get_int(l, name, min, max);
+    if (l->status == ES2S_OK && value == absent)
+        l->status = es2s_fail(ES2S_BAD_FORMAT, "key \"%s\": expected no such key for its default, found %d",
+                              name, value);
+    return value;
+}
+
 static const char *const weights_dtypes[] = {"float32", "int8", NULL};
 static const char *const norms[] = {"rms", "layer", NULL};
 static const char *const norm_positions[] = {"pre", "post", NULL};
 static const char *const positions[] = {"relative_bias", "table", NULL};
-static const char *const ffns[] = {"relu",       "gelu_tanh",       "silu",
-                                   "gated_relu", "gated_gelu_tanh", "gated_silu",
-                                   "gelu_erf",   "gated_gelu_erf",  NULL};
+static const char *const ffns[] = {"relu",           "gelu_tanh",  "gelu_erf",
+                                   "silu",           "gated_relu", "gated_gelu_tanh",
+                                   "gated_gelu_erf", "gated_silu", NULL};
 
 /* Which of the values a key has; 0 after a failure. */
-static int get_choice(loader *l, const char *name, const char *const *values, int n_supported) {
+static int get_choice(loader *l, const char *name, const char *const *values) {
     const char *value;
     size_t len;
     if (l->status == ES2S_OK) l->status = es2s_weights_file_get_string(&l->file, name, &value, &len);
     if (l->status != ES2S_OK) return 0;
-
-    int found = 0;
-    while (values[found] && (strlen(values[found]) != len || memcmp(values[found], value, len) != 0))
-        found++;
-    if (found < n_supported) return found;
+    for (int i = 0; values[i]; i++)
+        if (strlen(values[i]) == len && memcmp(values[i], value, len) == 0) return i;
 
     char expected[128] = "";
-    for (int i = 0, end = 0; i < n_supported; i++)
+    for (int i = 0, end = 0; values[i]; i++)
         end += snprintf(expected + end, sizeof expected - (size_t)end, i > 0 ? ", %s" : "%s", values[i]);
-    if (values[found])
-        l->status = es2s_fail(ES2S_UNSUPPORTED_VERSION, "key \"%s\": this library decodes %s, found %s", name,
-                              expected, values[found]);
-    else
-        l->status =
-            es2s_fail(ES2S_BAD_FORMAT, "key \"%s\": expected %s, found another value", name, expected);
+    l->status = es2s_fail(ES2S_BAD_FORMAT, "key \"%s\": expected %s, found another value", name, expected);
     return 0;
-}
-
-/* A feature that is on or off in the format, of which the decoder knows one setting. */
-static void require_switch(loader *l, const char *name, int32_t supported) {
-    const int32_t value = get_int(l, name, 0, 1);
-    if (l->status == ES2S_OK && value != supported)
-        l->status = es2s_fail(ES2S_UNSUPPORTED_VERSION, "key \"%s\": this library decodes %d, found %d", name,
-                              supported, value);
 }
 
 /* The limits keep products of dimensions within 64 bits and int8 dot products (131072 * 127 * 127) within 32.
@@ -102,20 +96,23 @@ static void read_keys(loader *l, es2s_model *m) {
     d->eos_token_id = get_int(l, "eos_token_id", -1, last_id);
     d->pad_token_id = get_int(l, "pad_token_id", -1, last_id);
 
-    l->is_int8 = get_choice(l, "weights_dtype", weights_dtypes, 2) == 1;
-    get_choice(l, "norm", norms, 1);
-    get_choice(l, "norm_position", norm_positions, 1);
-    get_choice(l, "position", positions, 1);
-    const int ffn = get_choice(l, "ffn", ffns, 6);
-    void (*const activations[])(float *, size_t) = {m->kernels.relu, m->kernels.gelu_tanh, m->kernels.silu};
-    m->ffn_activation = activations[ffn % 3];
-    m->ffn_gated = ffn >= 3;
-    require_switch(l, "embedding_norm", 0);
-    require_switch(l, "final_norm", 1);
-    require_switch(l, "linear_bias", 0);
-    require_switch(l, "final_logits_bias", 0);
-    m->lm_head_tied = get_int(l, "tied_lm_head", 0, 1);
-    m->position_bias_per_layer = get_int(l, "position_bias_per_layer", 0, 1);
+    l->is_int8 = get_choice(l, "weights_dtype", weights_dtypes) == 1;
+    m->norm_is_layer = get_choice(l, "norm", norms) == 1;
+    m->norm_is_post = get_choice(l, "norm_position", norm_positions) == 1;
+    m->position_is_table = get_choice(l, "position", positions) == 1;
+    m->position_bias_per_layer = get_int(l, "position_bias_per_layer", 0, m->position_is_table ? 0 : 1);
+    const int ffn = get_choice(l, "ffn", ffns);
+    void (*const activations[])(float *, size_t) = {m->kernels.relu, m->kernels.gelu_tanh,
+                                                    m->kernels.gelu_erf, m->kernels.silu};
+    m->ffn_activation = activations[ffn % 4];
+    m->ffn_gated = ffn >= 4;
+    m->linear_has_bias = get_int(l, "linear_bias", 0, 1);
+    l->has_embedding_norm = get_int(l, "embedding_norm", 0, 1);
+    l->has_final_norm = get_int(l, "final_norm", 0, 1);
+    l->has_final_logits_bias = get_int(l, "final_logits_bias", 0, 1);
+    l->is_lm_head_tied = get_int(l, "tied_lm_head", 0, 1);
+    l->source_vocab_size = get_optional_int(l, "source_vocab_size", 0, 1 << 21, 0);
+    d->source_vocab_size = l->source_vocab_size > 0 ? l->source_vocab_size : d->vocab_size;
     m->norm_eps = (float)get_float(l, "norm_eps", 1e-12, 1);
     m->embedding_scale = (float)get_float(l, "embedding_scale", 1e-6, 1e6);
     const int32_t max_rescore = d->vocab_size < ES2S_MAX_HEAD_RESCORE ? d->vocab_size : ES2S_MAX_HEAD_RESCORE;
@@ -187,8 +184,24 @@ static const float *get_vector(loader *l, const char *suffix, int32_t n, float m
     return x;
 }
 
-static const float *get_norm(loader *l, const char *suffix, int32_t n) {
-    return get_vector(l, suffix, n, -FLT_MAX);
+/* `<name>.weight` and, of a layer norm, `<name>.bias`. */
+static es2s_norm get_norm(loader *l, const es2s_model *m, const char *name) {
+    char suffix[48];
+    es2s_norm norm = {0};
+    snprintf(suffix, sizeof suffix, "%s.weight", name);
+    norm.weight = get_vector(l, suffix, m->dims.d_model, -FLT_MAX);
+    snprintf(suffix, sizeof suffix, "%s.bias", name);
+    if (m->norm_is_layer) norm.bias = get_vector(l, suffix, m->dims.d_model, -FLT_MAX);
+    return norm;
+}
+
+/* Used in place where the file's alignment allows it. */
+static const float *get_float_matrix(loader *l, const char *suffix, uint64_t dims[2]) {
+    const void *data = get_tensor(l, suffix, ES2S_FLOAT32, 2, dims);
+    const bool is_aligned = (uintptr_t)data % _Alignof(float) == 0;
+    const float *x = is_aligned ? data : copy_floats(l, data, dims[0] * dims[1]);
+    check_floats(l, x, dims[0] * dims[1], -FLT_MAX);
+    return x;
 }
 
 static es2s_matrix get_matrix(loader *l, const char *suffix, int32_t n_out, int32_t n_in) {
@@ -196,9 +209,7 @@ static es2s_matrix get_matrix(loader *l, const char *suffix, int32_t n_out, int3
     uint64_t dims[] = {(uint64_t)n_out, (uint64_t)n_in};
     const uint64_t n = dims[0] * dims[1];
     if (!l->is_int8) {
-        const void *data = get_tensor(l, suffix, ES2S_FLOAT32, 2, dims);
-        w.f32 = (uintptr_t)data % _Alignof(float) == 0 ? data : copy_floats(l, data, n);
-        check_floats(l, w.f32, n, -FLT_MAX);
+        w.f32 = get_float_matrix(l, suffix, dims);
         return w;
     }
     w.q = get_tensor(l, suffix, ES2S_INT8, 2, dims);
@@ -214,10 +225,30 @@ static es2s_matrix get_matrix(loader *l, const char *suffix, int32_t n_out, int3
     return w;
 }
 
+/* `<name>.weight` and, in a model that has them, `<name>.bias`. */
+static es2s_matrix get_linear(loader *l, const es2s_model *m, const char *name, int32_t n_out, int32_t n_in) {
+    char suffix[48];
+    snprintf(suffix, sizeof suffix, "%s.weight", name);
+    es2s_matrix w = get_matrix(l, suffix, n_out, n_in);
+    snprintf(suffix, sizeof suffix, "%s.bias", name);
+    if (m->linear_has_bias) w.bias = get_vector(l, suffix, n_out, -FLT_MAX);
+    return w;
+}
+
+static const float *get_position_embedding(loader *l, const es2s_model_dims *d) {
+    uint64_t dims[] = {0, (uint64_t)d->d_model};
+    const float *table = get_float_matrix(l, "position_embedding.weight", dims);
+    if (l->status != ES2S_OK) return NULL;
+    if (dims[0] > MAX_POSITIONS) refuse_tensor(l, "65536 rows at most", (double)dims[0]);
+    if (dims[0] < (uint64_t)d->max_target_len)
+        refuse_tensor(l, "a row for each of max_target_len positions", (double)dims[0]);
+    return table;
+}
+
 static es2s_position_bias get_position_bias(loader *l, int32_t n_heads) {
     uint64_t dims[] = {(uint64_t)n_heads, 0};
     const void *data = get_tensor(l, "position_bias", ES2S_FLOAT32, 2, dims);
-    if (dims[1] > MAX_DISTANCES && l->status == ES2S_OK)
+    if (dims[1] > MAX_POSITIONS && l->status == ES2S_OK)
         refuse_tensor(l, "65536 distances at most", (double)dims[1]);
     const float *values = copy_floats(l, data, dims[0] * dims[1]);
     check_floats(l, values, dims[0] * dims[1], -FLT_MAX);
@@ -226,15 +257,15 @@ static es2s_position_bias get_position_bias(loader *l, int32_t n_heads) {
 
 static void read_layer(loader *l, const es2s_model *m, es2s_layer *layer) {
     const int32_t d_model = m->dims.d_model, inner = m->dims.n_heads * m->dims.d_head, d_ff = m->dims.d_ff;
-    layer->self_attn_norm = get_norm(l, "self_attn_norm.weight", d_model);
-    layer->self_attn_qkv = get_matrix(l, "self_attn.qkv.weight", 3 * inner, d_model);
-    layer->self_attn_o = get_matrix(l, "self_attn.o.weight", d_model, inner);
-    layer->cross_attn_norm = get_norm(l, "cross_attn_norm.weight", d_model);
-    layer->cross_attn_q = get_matrix(l, "cross_attn.q.weight", inner, d_model);
-    layer->cross_attn_o = get_matrix(l, "cross_attn.o.weight", d_model, inner);
-    layer->ffn_norm = get_norm(l, "ffn_norm.weight", d_model);
-    layer->ffn_up = get_matrix(l, "ffn.up.weight", m->ffn_gated ? 2 * d_ff : d_ff, d_model);
-    layer->ffn_down = get_matrix(l, "ffn.down.weight", d_model, d_ff);
+    layer->self_attn_norm = get_norm(l, m, "self_attn_norm");
+    layer->self_attn_qkv = get_linear(l, m, "self_attn.qkv", 3 * inner, d_model);
+    layer->self_attn_o = get_linear(l, m, "self_attn.o", d_model, inner);
+    layer->cross_attn_norm = get_norm(l, m, "cross_attn_norm");
+    layer->cross_attn_q = get_linear(l, m, "cross_attn.q", inner, d_model);
+    layer->cross_attn_o = get_linear(l, m, "cross_attn.o", d_model, inner);
+    layer->ffn_norm = get_norm(l, m, "ffn_norm");
+    layer->ffn_up = get_linear(l, m, "ffn.up", m->ffn_gated ? 2 * d_ff : d_ff, d_model);
+    layer->ffn_down = get_linear(l, m, "ffn.down", d_model, d_ff);
     if (m->position_bias_per_layer) layer->position_bias = get_position_bias(l, m->dims.n_heads);
 }
 
@@ -243,9 +274,15 @@ static void read_tensors(loader *l, es2s_model *m) {
     const es2s_model_dims *d = &m->dims;
     es2s_layer *layers = es2s_arena_take(&l->arena, (uint64_t)d->n_layers, sizeof *layers);
     m->layers = layers;
-    m->embedding = get_matrix(l, "embedding.weight", d->vocab_size, d->d_model);
-    const es2s_position_bias shared =
-        m->position_bias_per_layer ? (es2s_position_bias){0} : get_position_bias(l, d->n_heads);
+    m->embedding = m->encoder_embedding = get_matrix(l, "embedding.weight", d->vocab_size, d->d_model);
+    if (l->source_vocab_size > 0)
+        m->encoder_embedding = get_matrix(l, "encoder_embedding.weight", l->source_vocab_size, d->d_model);
+    es2s_position_bias shared = {0};
+    if (m->position_is_table)
+        m->position_embedding = get_position_embedding(l, d);
+    else if (!m->position_bias_per_layer)
+        shared = get_position_bias(l, d->n_heads);
+    if (l->has_embedding_norm) m->embedding_norm = get_norm(l, m, "embedding_norm");
     for (int32_t i = 0; i < d->n_layers; i++) {
         es2s_layer layer = {.position_bias = shared};
         snprintf(l->prefix, sizeof l->prefix, "layers.%d.", i);
@@ -253,8 +290,11 @@ static void read_tensors(loader *l, es2s_model *m) {
         if (layers) layers[i] = layer;
     }
     l->prefix[0] = '\0';
-    m->final_norm = get_norm(l, "final_norm.weight", d->d_model);
-    m->lm_head = m->lm_head_tied ? m->embedding : get_matrix(l, "lm_head.weight", d->vocab_size, d->d_model);
+    if (l->has_final_norm) m->final_norm = get_norm(l, m, "final_norm");
+    m->lm_head =
+        l->is_lm_head_tied ? m->embedding : get_matrix(l, "lm_head.weight", d->vocab_size, d->d_model);
+    if (l->has_final_logits_bias)
+        m->lm_head.bias = get_vector(l, "final_logits_bias", d->vocab_size, -FLT_MAX);
 }
 
 /* ============================================= Model ============================================= */

@@ -18,7 +18,7 @@
 
 enum {
     VERSION_MAJOR = 1,
-    VERSION_MINOR = 0,
+    VERSION_MINOR = 1,
 
     HEADER_SIZE = 64, /* magic[8] major minor n_keys n_tensors file_size[8] sha256[32] */
     KEY_SIZE = 256,   /* name[48] type length value[200] */
@@ -197,6 +197,7 @@ es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *dat
                                     bool verify_data) {
     const uint8_t *bytes = data;
     ES2S_TRY(check_header(bytes, size));
+    const uint32_t minor = read_u32(bytes + 12);
     const uint32_t n_keys = read_u32(bytes + 16), n_tensors = read_u32(bytes + 20);
     const uint8_t *keys = bytes + HEADER_SIZE;
     const uint8_t *tensors = keys + (size_t)n_keys * KEY_SIZE;
@@ -219,8 +220,12 @@ es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *dat
             return es2s_fail(ES2S_BAD_FORMAT,
                              "weights: expected the SHA-256 of the header: the file is damaged");
     }
-    *file_out = (es2s_weights_file){
-        .data = bytes, .keys = keys, .tensors = tensors, .n_keys = n_keys, .n_tensors = n_tensors};
+    *file_out = (es2s_weights_file){.data = bytes,
+                                    .keys = keys,
+                                    .tensors = tensors,
+                                    .minor = minor,
+                                    .n_keys = n_keys,
+                                    .n_tensors = n_tensors};
     return ES2S_OK;
 }
 
@@ -260,6 +265,13 @@ static es2s_status find_key(es2s_weights_file *file, const char *name, uint32_t 
                          type_names[found]);
     *key_out = key;
     return ES2S_OK;
+}
+
+bool es2s_weights_file_has(es2s_weights_file *file, const char *optional_key) {
+    if (file->minor == 0) return false; /* if it is there, nobody has asked for it */
+    const bool found = find(file->keys, file->n_keys, KEY_SIZE, optional_key, file->key_asked) != NULL;
+    file->n_optional_asked += found;
+    return found;
 }
 
 es2s_status es2s_weights_file_get_int(es2s_weights_file *file, const char *name, int32_t min, int32_t max,
@@ -332,6 +344,10 @@ es2s_status es2s_weights_file_get_tensor(es2s_weights_file *file, const char *na
 }
 
 es2s_status es2s_weights_file_check_all_asked(const es2s_weights_file *file) {
+    if (file->minor > 0 && file->n_optional_asked == 0)
+        return es2s_fail(ES2S_BAD_FORMAT,
+                         "weights: expected minor version 0 without optional keys, found %" PRIu32,
+                         file->minor);
     for (uint32_t i = 0; i < file->n_keys; i++) {
         const char *name = (const char *)file->keys + (size_t)i * KEY_SIZE;
         if (!file->key_asked[i] && strncmp(name, "ext.", 4) != 0)

@@ -21,7 +21,8 @@ typedef struct es2s_weights_file {
     const uint8_t *data;    /* little-endian, at any alignment */
     const uint8_t *keys;    /* [n_keys] entries, names ascending */
     const uint8_t *tensors; /* [n_tensors] entries, names ascending */
-    uint32_t n_keys, n_tensors;
+    uint32_t minor;         /* version: 1 if the file has optional keys, else 0 */
+    uint32_t n_keys, n_tensors, n_optional_asked;
     bool key_asked[ES2S_MAX_KEYS];
     bool tensor_asked[ES2S_MAX_TENSORS];
 } es2s_weights_file;
@@ -30,6 +31,10 @@ typedef struct es2s_weights_file {
  * Fails with BAD_FORMAT, UNSUPPORTED_VERSION. */
 es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *data, size_t size,
                                     bool verify_data);
+
+/* Whether the file has a key that may be absent, which then means its default. The file has it only for other
+ * values, and says so in its minor version. */
+bool es2s_weights_file_has(es2s_weights_file *file, const char *optional_key);
 
 /* An integer in [min, max]. Each of the following fails with BAD_FORMAT, naming key or tensor, expected and
  * found. */
@@ -49,7 +54,8 @@ es2s_status es2s_weights_file_get_string(es2s_weights_file *file, const char *na
 es2s_status es2s_weights_file_get_tensor(es2s_weights_file *file, const char *name, es2s_dtype dtype,
                                          int n_dims, uint64_t *dims, const void **data_out);
 
-/* Fails if the file has a key (but for "ext." ones) or a tensor that was never asked for. */
+/* Fails if the file has a key (but for "ext." ones) or a tensor that was never asked for, or minor version 1
+ * without an optional key. */
 es2s_status es2s_weights_file_check_all_asked(const es2s_weights_file *file);
 
 #endif

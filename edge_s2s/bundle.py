@@ -97,11 +97,14 @@ class Bundle:
         for i, case in enumerate(golden.cases):
             if any("\ud800" <= character <= "\udfff" for character in case.text):
                 raise BundleError(GOLDEN, f"cases[{i}].text: Unicode text", "a lone surrogate")
-            limits = {"input_ids": dimensions.max_source_len, "token_ids": dimensions.max_target_len}
-            for name, limit in limits.items():
+            limits = {
+                "input_ids": (dimensions.max_source_len, dimensions.n_source_tokens),
+                "token_ids": (dimensions.max_target_len, dimensions.vocab_size),
+            }
+            for name, (limit, vocab_size) in limits.items():
                 ids: tuple[int, ...] = getattr(case, name)
-                if not 1 <= len(ids) <= limit or not all(0 <= token < dimensions.vocab_size for token in ids):
-                    expected = f"1..{limit} token ids below {dimensions.vocab_size}"
+                if not 1 <= len(ids) <= limit or not all(0 <= token < vocab_size for token in ids):
+                    expected = f"1..{limit} token ids below {vocab_size}"
                     raise BundleError(GOLDEN, f"cases[{i}].{name}: {expected}", show(ids))
         return golden.cases
 

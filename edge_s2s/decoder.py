@@ -54,6 +54,7 @@ class Dims:
     decoder_start_token_id: int
     eos_token_id: int
     pad_token_id: int
+    source_vocab_size: int
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 It names the schema, describes the model and lists size and SHA-256 of every other file; its own `digest` is
 its SHA-256 with 64 zeros in that place. The dataclasses below are its schema: exactly these keys and these
-types. What a later version adds goes under `extensions`; a reader that does not know an extension named in
+types; a field of `dimensions` or `generation` that has a default is left out where it has that value. What a
+later version adds goes under `extensions`; a reader that does not know an extension named in
 `extensions_required` refuses the bundle.
 """
 
@@ -78,6 +79,13 @@ class Dimensions:
     max_source_len: int
     max_target_len: int
     n_encoder_layers: int
+    source_vocab_size: int = dataclasses.field(default=0, metadata=OPTIONAL)
+    """Tokens of the encoder's own embedding table; 0: it shares the decoder's."""
+
+    @property
+    def n_source_tokens(self) -> int:
+        """Size of the vocabulary that sources are written in."""
+        return self.source_vocab_size or self.vocab_size
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Key], *, n_encoder_layers: int) -> Self:
@@ -224,6 +232,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The file: JSON with sorted keys, in UTF-8."""
         document = {"schema": f"edge-s2s-bundle/{_SCHEMA_MAJOR}", **dataclasses.asdict(self)}
+        document["dimensions"] = without_defaults(self.dimensions)
         document["generation"] = without_defaults(self.generation)
         return seal(document)
 

@@ -222,7 +222,7 @@ class Seq2SeqModel:
         input_ids = [operator.index(token_id) for token_id in token_ids]
         if not input_ids:
             raise ValueError(f"{name} has no token ids")
-        vocab_size = self.manifest.dimensions.vocab_size
+        vocab_size = self.manifest.dimensions.n_source_tokens
         if wrong := [i for i in input_ids if not 0 <= i < vocab_size]:
             raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
         return input_ids

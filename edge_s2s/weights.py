@@ -2,7 +2,7 @@
 
 The format, complete. Little-endian, no padding but what is named here, anything else is an error.
 
-    header   64 bytes   magic b"es2swts\\0" | u32 major = 1 | u32 minor = 0 | u32 n_keys <= 256 |
+    header   64 bytes   magic b"es2swts\\0" | u32 major = 1 | u32 minor 0..1 | u32 n_keys <= 256 |
                         u32 n_tensors <= 4096 | u64 file_size | u8[32] SHA-256 of the bytes 64..file_size
     keys     n_keys x 256 bytes       char[48] name | u32 type: 1 int, 2 float, 3 string | u32 length: 8, 8,
                         bytes of the string | u8[200] value: int64, float64, UTF-8; the rest is zero
@@ -12,7 +12,8 @@ The format, complete. Little-endian, no padding but what is named here, anything
              gaps are zero; file_size is the end of the last tensor, rounded up to 64
 
 Names are `[a-z0-9_.]+`, zero-padded, at least one zero; strictly ascending bytewise in both tables.
-A newer major or minor version is refused. Keys are exactly these; those that start with `ext.` are ignored:
+A newer major or minor version is refused. Keys are exactly these; those that start with `ext.` are ignored.
+An optional key is in the file only if its value is not the default; the minor version is 1 if there is one:
 
     int      vocab_size 1..2^21   d_model 1..65536   d_ff 1..131072   n_layers 1..256   n_heads 1..1024
              d_head 1..1024   (n_heads * d_head <= 65536)   max_source_len, max_target_len 1..65536
@@ -28,9 +29,12 @@ A newer major or minor version is refused. Keys are exactly these; those that st
     string   weights_dtype int8 | float32   norm rms | layer   norm_position pre | post
              position relative_bias | table   ffn relu | gelu_tanh | gelu_erf | silu | gated_(the same four)
              prefix (task prefix of every input, 0..200 bytes, no zero byte)
+    optional source_vocab_size 0..2^21, default 0: the encoder reads the decoder's embedding table
 
-The tensors are exactly those of `expected_tensors`. Int8 values lie in [-127, 127], floats are finite, scales
-are >= 0. The decoder computes x = sum(int8 row * activation) * scale[row], so weights are [out, in].
+The tensors are exactly those of `expected_tensors`; a position table has a row for each of max_target_len
+positions at least, and excludes position_bias_per_layer. Int8 values lie in [-127, 127], floats are finite,
+scales are >= 0. The decoder computes x = sum(int8 row * activation) * scale[row] + bias[row], so weights are
+[out, in].
 """
 
 import hashlib
@@ -55,11 +59,11 @@ FILE = "decoder.weights"
 ALIGNMENT = 64
 MAX_KEYS = 256
 MAX_TENSORS = 4096
-MAX_DISTANCES = 65536  # columns of a position bias
+MAX_POSITIONS = 65536  # columns of a position bias, rows of a position table
 MAX_FILE_SIZE = 1 << 40
 
 _MAGIC = b"es2swts\0"
-_VERSION = (1, 0)
+_VERSION = (1, 1)
 _HEADER = struct.Struct("<8s4IQ32s")
 _KEY = struct.Struct("<48s2I200s")
 _TENSOR = struct.Struct("<64s2I7Q")
@@ -99,6 +103,7 @@ INT_KEYS: Mapping[str, tuple[int, int]] = {
     "generation.early_stopping": (0, 2),
     "generation.forced_bos_token_id": _TOKEN_ID,
     "generation.forced_eos_token_id": _TOKEN_ID,
+    "source_vocab_size": (0, 1 << 21),
 }
 FLOAT_KEYS: Mapping[str, tuple[float, float]] = {
     "norm_eps": (1e-12, 1.0),
@@ -115,17 +120,8 @@ STRING_KEYS: Mapping[str, tuple[str, ...] | None] = {  # None: free text
     "ffn": (*_ACTIVATIONS, *(f"gated_{name}" for name in _ACTIVATIONS)),
     "prefix": None,
 }
-# Of the features the format can name, those that this version decodes.
-SUPPORTED: Mapping[str, tuple[Key, ...]] = {
-    "norm": ("rms",),
-    "norm_position": ("pre",),
-    "position": ("relative_bias",),
-    "ffn": ("relu", "gelu_tanh", "silu", "gated_relu", "gated_gelu_tanh", "gated_silu"),
-    "embedding_norm": (0,),
-    "final_norm": (1,),
-    "linear_bias": (0,),
-    "final_logits_bias": (0,),
-}
+# Keys that a file has only if the value is not this one; each is also listed above, with its range.
+OPTIONAL_KEYS: Mapping[str, Key] = {"source_vocab_size": 0}
 _KEY_KINDS: Mapping[str, type[Key]] = {
     **dict.fromkeys(INT_KEYS, int),
     **dict.fromkeys(FLOAT_KEYS, float),
@@ -149,7 +145,13 @@ class Weights:
     """A checked `decoder.weights`. The arrays are read-only views of the buffer that was read."""
 
     keys: Mapping[str, Key]
+    """All of them, optional ones too."""
     tensors: Mapping[str, Tensor]
+
+
+def complete_keys(keys: Mapping[str, Key]) -> dict[str, Key]:
+    """`keys` with the default of every optional key that is not among them."""
+    return {**OPTIONAL_KEYS, **keys}
 
 
 def expected_tensors(keys: Mapping[str, Key]) -> dict[str, TensorSpec]:
@@ -157,49 +159,63 @@ def expected_tensors(keys: Mapping[str, Key]) -> dict[str, TensorSpec]:
 
     An int8 matrix has one float32 scale per output row beside it, in `<name>_scale`.
     """
-    vocab_size, d_model, d_ff, n_layers, n_heads, d_head, tied, bias_per_layer = (
-        int(keys[name])
-        for name in ("vocab_size", "d_model", "d_ff", "n_layers", "n_heads", "d_head", "tied_lm_head",
-                     "position_bias_per_layer")
-    )  # fmt: skip
+    keys = complete_keys(keys)
+    vocab_size, d_model, d_ff, n_layers, n_heads, d_head = (
+        int(keys[name]) for name in ("vocab_size", "d_model", "d_ff", "n_layers", "n_heads", "d_head")
+    )
     inner = n_heads * d_head
     tensors: dict[str, TensorSpec] = {}
 
-    def vector(name: str) -> None:
-        tensors[name] = TensorSpec("float32", (d_model,))
+    def floats(name: str, *shape: int | None) -> None:
+        tensors[name] = TensorSpec("float32", shape)
 
     def matrix(name: str, n_out: int, n_in: int) -> None:
         if keys["weights_dtype"] == "int8":
             tensors[name] = TensorSpec("int8", (n_out, n_in))
-            tensors[f"{name}_scale"] = TensorSpec("float32", (n_out,))
+            floats(f"{name}_scale", n_out)
         else:
-            tensors[name] = TensorSpec("float32", (n_out, n_in))
+            floats(name, n_out, n_in)
 
-    def position_bias(
-        name: str,
-    ) -> None:  # bias of the key `distance` before the query; the last one for all beyond
-        tensors[name] = TensorSpec("float32", (n_heads, None))
+    def linear(name: str, n_out: int, n_in: int) -> None:
+        matrix(f"{name}.weight", n_out, n_in)
+        if keys["linear_bias"]:
+            floats(f"{name}.bias", n_out)
+
+    def norm(name: str) -> None:
+        floats(f"{name}.weight", d_model)
+        if keys["norm"] == "layer":
+            floats(f"{name}.bias", d_model)
 
     matrix("embedding.weight", vocab_size, d_model)
+    if source_vocab_size := int(keys["source_vocab_size"]):
+        matrix("encoder_embedding.weight", source_vocab_size, d_model)
+    if keys["embedding_norm"]:
+        norm("embedding_norm")
     for i in range(n_layers):
         layer = f"layers.{i}"
-        vector(f"{layer}.self_attn_norm.weight")
-        matrix(f"{layer}.self_attn.qkv.weight", 3 * inner, d_model)  # q rows, then k, then v
-        matrix(f"{layer}.self_attn.o.weight", d_model, inner)
-        vector(f"{layer}.cross_attn_norm.weight")
-        matrix(f"{layer}.cross_attn.q.weight", inner, d_model)  # the encoder graph holds k and v
-        matrix(f"{layer}.cross_attn.o.weight", d_model, inner)
-        vector(f"{layer}.ffn_norm.weight")
+        norm(f"{layer}.self_attn_norm")
+        linear(f"{layer}.self_attn.qkv", 3 * inner, d_model)  # q rows, then k, then v
+        linear(f"{layer}.self_attn.o", d_model, inner)
+        norm(f"{layer}.cross_attn_norm")
+        linear(f"{layer}.cross_attn.q", inner, d_model)  # the encoder graph holds k and v
+        linear(f"{layer}.cross_attn.o", d_model, inner)
+        norm(f"{layer}.ffn_norm")
         n_up = 2 * d_ff if str(keys["ffn"]).startswith("gated_") else d_ff  # gate rows first
-        matrix(f"{layer}.ffn.up.weight", n_up, d_model)
-        matrix(f"{layer}.ffn.down.weight", d_model, d_ff)
-        if bias_per_layer:
-            position_bias(f"{layer}.position_bias")
-    if not bias_per_layer:
-        position_bias("position_bias")
-    vector("final_norm.weight")
-    if not tied:
+        linear(f"{layer}.ffn.up", n_up, d_model)
+        linear(f"{layer}.ffn.down", d_model, d_ff)
+        if keys["position_bias_per_layer"]:
+            floats(f"{layer}.position_bias", n_heads, None)
+    if keys["position"] == "table":  # row p is added to the embedding at position p
+        floats("position_embedding.weight", None, d_model)
+    elif not keys["position_bias_per_layer"]:
+        # added to the score of the key `distance` before the query; the last column holds for all beyond
+        floats("position_bias", n_heads, None)
+    if keys["final_norm"]:
+        norm("final_norm")
+    if not keys["tied_lm_head"]:
         matrix("lm_head.weight", vocab_size, d_model)
+    if keys["final_logits_bias"]:
+        floats("final_logits_bias", vocab_size)
     return tensors
 
 
@@ -210,8 +226,10 @@ def read_weights(data: Buffer, *, file: str = FILE) -> Weights:
     before the bytes it claims have been seen.
     """
     view = memoryview(data).cast("B").toreadonly()
-    n_keys, n_tensors = _read_header(view, file)
+    minor, n_keys, n_tensors = _read_header(view, file)
     keys = _read_keys(view, n_keys, file)
+    _check_optional_keys(keys, minor, file)
+    keys = complete_keys(keys)
     _check_keys(keys, file)
     tensors = _read_tensors(view, _HEADER.size + n_keys * _KEY.size, n_tensors, file)
     _check_tensors(keys, tensors, file)
@@ -219,7 +237,16 @@ def read_weights(data: Buffer, *, file: str = FILE) -> Weights:
 
 
 def write_weights(keys: Mapping[str, Key], tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a `decoder.weights` file; what `read_weights` would refuse raises BundleError here."""
+    """The bytes of a `decoder.weights` file; what `read_weights` would refuse raises BundleError here.
+
+    Optional keys may be left out of `keys`.
+    """
+    keys = {
+        name: value
+        for name, value in keys.items()
+        if name not in OPTIONAL_KEYS or value != OPTIONAL_KEYS[name]
+    }
+    minor = int(not OPTIONAL_KEYS.keys().isdisjoint(keys))
     arrays: dict[str, Tensor] = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     key_table = b"".join(_pack_key(name, keys[name]) for name in sorted(keys))
     tensor_table = b""
@@ -236,13 +263,13 @@ def write_weights(keys: Mapping[str, Key], tensors: Mapping[str, Tensor]) -> byt
         end = offset + array.nbytes
         out[offset:end] = array.data.cast("B")
     digest = hashlib.sha256(memoryview(out)[_HEADER.size :]).digest()
-    _HEADER.pack_into(out, 0, _MAGIC, *_VERSION, len(keys), len(arrays), len(out), digest)
+    _HEADER.pack_into(out, 0, _MAGIC, _VERSION[0], minor, len(keys), len(arrays), len(out), digest)
     written = bytes(out)
     read_weights(written)
     return written
 
 
-def _read_header(view: memoryview, file: str) -> tuple[int, int]:
+def _read_header(view: memoryview, file: str) -> tuple[int, int, int]:
     if len(view) < _HEADER.size:
         raise BundleError(file, f"at least {_HEADER.size} bytes", f"{len(view)} bytes")
     magic, major, minor, n_keys, n_tensors, file_size, digest = _HEADER.unpack_from(view)
@@ -268,7 +295,7 @@ def _read_header(view: memoryview, file: str) -> tuple[int, int]:
         raise BundleError(
             file, f"SHA-256 {digest.hex()} after the header", actual.hex(), hint="the file is damaged"
         )
-    return n_keys, n_tensors
+    return minor, n_keys, n_tensors
 
 
 def _read_name(field: bytes, last: str, what: str, file: str) -> str:
@@ -309,12 +336,25 @@ def _read_keys(view: memoryview, n_keys: int, file: str) -> dict[str, Key]:
     return keys
 
 
+def _check_optional_keys(keys: Mapping[str, Key], minor: int, file: str) -> None:
+    """One content is one file: a default is not written, and minor version 1 says that something else is."""
+    optional = keys.keys() & OPTIONAL_KEYS.keys()
+    for name in sorted(optional):
+        if keys[name] == OPTIONAL_KEYS[name]:
+            raise BundleError(file, f'no key "{name}" for its default', repr(keys[name]))
+    if minor != bool(optional):
+        expected = f"minor version {int(bool(optional))} with {len(optional)} optional keys"
+        raise BundleError(file, expected, f"{minor}")
+
+
 def _check_keys(keys: Mapping[str, Key], file: str) -> None:
     known = {name for name in keys if not name.startswith("ext.")}
     if missing := _KEY_KINDS.keys() - known:
         raise BundleError(file, f'key "{min(missing)}"', "no such key")
     if unknown := known - _KEY_KINDS.keys():
-        raise BundleError(file, "the keys of format 1.0", f'an unknown key "{min(unknown)}"')
+        raise BundleError(
+            file, "the keys of format {}.{}".format(*_VERSION), f'an unknown key "{min(unknown)}"'
+        )
 
     def require(condition: bool, name: str, expected: str, hint: str | None = None) -> None:
         if not condition:
@@ -326,12 +366,6 @@ def _check_keys(keys: Mapping[str, Key], file: str) -> None:
         require(low <= float(keys[name]) <= high, name, f"{low}..{high}")
     for name, values in STRING_KEYS.items():
         require(values is None or keys[name] in values, name, " or ".join(values or ()))
-    for name, supported in SUPPORTED.items():
-        known_value = " or ".join(map(str, supported))
-        require(
-            keys[name] in supported, name, known_value, "this version of edge_s2s cannot decode that feature"
-        )
-
     number = {name: int(keys[name]) for name in INT_KEYS}
     vocab_size = number["vocab_size"]
     for name in INT_KEYS:
@@ -339,6 +373,8 @@ def _check_keys(keys: Mapping[str, Key], file: str) -> None:
             require(number[name] < vocab_size, name, f"a token below vocab_size {vocab_size}")
     inner = number["n_heads"] * number["d_head"]
     require(inner <= 65536, "d_head", f"n_heads * d_head <= 65536 (n_heads is {number['n_heads']})")
+    if keys["position"] == "table":
+        require(number["position_bias_per_layer"] == 0, "position_bias_per_layer", "0 with a position table")
     max_rescore = 0 if keys["weights_dtype"] == "float32" else vocab_size
     for name, limit in {
         "head_rescore": max_rescore,
@@ -399,11 +435,13 @@ def _check_tensors(keys: Mapping[str, Key], tensors: Mapping[str, Tensor], file:
         array = tensors[name]
         found = TensorSpec(array.dtype.name, array.shape)
         sizes_match = len(spec.shape) == array.ndim and all(
-            want == n if want is not None else n <= MAX_DISTANCES
+            want == n if want is not None else n <= MAX_POSITIONS
             for want, n in zip(spec.shape, array.shape, strict=True)
         )
         if spec.dtype != found.dtype or not sizes_match:
             raise BundleError(file, str(spec), str(found), tensor=name)
+        if name == "position_embedding.weight" and len(array) < (n_min := int(keys["max_target_len"])):
+            raise BundleError(file, f"{n_min} rows or more, max_target_len", f"{len(array)}", tensor=name)
         low, high = array.min(), array.max()  # NaN and infinities come through
         if spec.dtype == "int8" and low == -128:
             raise BundleError(file, "values in [-127, 127]", "-128", tensor=name)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 
 from edge_s2s import weights
+from edge_s2s.decoder import DecoderModel
 from edge_s2s.errors import BundleError
-from edge_s2s.weights import expected_tensors, read_weights, write_weights
+from edge_s2s.weights import complete_keys, expected_tensors, read_weights, write_weights
 from tiny_bundle import tiny_keys, tiny_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny.weights"
@@ -21,6 +22,10 @@ KINDS = {
     "int8, plain, untied": {"ffn": "relu", "tied_lm_head": 0},
     "int8, bias per layer": {"position_bias_per_layer": 1},
     "float32": {"weights_dtype": "float32", "head_rescore": 0},
+    "layer norm, biases": {
+        "norm": "layer", "linear_bias": 1, "embedding_norm": 1, "final_norm": 0, "final_logits_bias": 1,
+        "position": "table", "source_vocab_size": 9,
+    },
     "one of everything": {
         "vocab_size": 2, "d_model": 1, "d_ff": 1, "n_layers": 1, "n_heads": 1, "d_head": 1,
         "head_rescore": 1, "max_target_len": 1, "generation_max_new_tokens": 1,
@@ -33,6 +38,7 @@ def test_what_was_written_is_read(kind):
     keys = tiny_keys(**KINDS[kind])
     tensors = tiny_tensors(keys)
     read = read_weights(write_weights(keys, tensors))
+    keys = complete_keys(keys)
     assert read.keys == keys
     assert {name: type(value) for name, value in read.keys.items()} == {n: type(v) for n, v in keys.items()}
     assert read.tensors.keys() == tensors.keys()
@@ -97,7 +103,7 @@ def test_a_buffer_at_an_odd_address_reads_the_same():
 
 def test_extension_keys_are_kept_and_ignored():
     keys = {**tiny_keys(), "ext.future": "anything", "ext.n": 7}
-    assert read_weights(write_weights(keys, tiny_tensors(tiny_keys()))).keys == keys
+    assert read_weights(write_weights(keys, tiny_tensors(tiny_keys()))).keys == complete_keys(keys)
 
 
 @pytest.mark.parametrize("name", [*weights.INT_KEYS, *weights.FLOAT_KEYS])
@@ -130,6 +136,7 @@ def test_numbers_are_finite(name, value):
         ({"generation_min_new_tokens": 13}, "generation.min_new_tokens"),
         ({"generation_num_return_sequences": 5}, "generation.num_return_sequences"),
         ({"n_heads": 1024, "d_head": 65}, "d_head"),
+        ({"position": "table", "position_bias_per_layer": 1}, "position_bias_per_layer"),
         ({"ffn": "swish"}, "ffn"),
         ({"weights_dtype": "int4"}, "weights_dtype"),
         ({"prefix": 3}, "prefix"),
@@ -143,23 +150,49 @@ def test_keys_that_contradict_each_other_or_their_type_are_refused(changes, name
         write_weights(tiny_keys(**changes), tiny_tensors(tiny_keys()))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("norm", "layer"),
-        ("norm_position", "post"),
-        ("position", "table"),
-        ("ffn", "gelu_erf"),
-        ("linear_bias", 1),
-    ],
-)
-def test_a_feature_of_the_format_that_this_version_cannot_decode_is_named_with_what_it_can(name, value):
-    with pytest.raises(BundleError) as caught:
-        write_weights(tiny_keys(**{name: value}), tiny_tensors(tiny_keys()))
-    assert name in caught.value.expected
-    assert all(str(supported) in caught.value.expected for supported in weights.SUPPORTED[name])
-    assert repr(value) == caught.value.found
-    assert "cannot decode" in str(caught.value.hint)
+def with_minor(data: bytes, minor: int) -> bytes:
+    return data[:12] + struct.pack("<I", minor) + data[16:]
+
+
+def test_an_optional_key_raises_the_minor_version_and_its_default_is_not_written():
+    keys = tiny_keys(source_vocab_size=9)
+    data = write_weights(keys, tiny_tensors(keys))
+    assert struct.unpack_from("<2I", data, 8) == (1, 1)
+    assert read_weights(data).keys == keys
+    without = tiny_keys(source_vocab_size=0)
+    assert write_weights(without, tiny_tensors(without)) == GOLDEN.read_bytes()
+    assert read_weights(GOLDEN.read_bytes()).keys == without
+
+
+def load_in_c(data: bytes) -> None:
+    DecoderModel(data)
+
+
+@pytest.mark.parametrize("load", [read_weights, load_in_c])
+def test_one_content_has_one_minor_version(load):
+    keys = tiny_keys(source_vocab_size=9)
+    data = write_weights(keys, tiny_tensors(keys))
+    load(data)
+    default = data.replace(struct.pack("<q", 9).ljust(200, b"\0"), bytes(200))
+    default = default[:32] + hashlib.sha256(default[64:]).digest() + default[64:]
+    assert default != data
+    for wrong in (with_minor(data, 0), with_minor(GOLDEN.read_bytes(), 1), with_minor(data, 2), default):
+        with pytest.raises(BundleError, match=r"minor version|newer|default|one more"):
+            load(wrong)
+
+
+@pytest.mark.parametrize("load", [read_weights, load_in_c])
+@pytest.mark.parametrize("n_rows", [15, 16, 17, 65536, 65537])
+def test_a_position_table_has_a_row_for_every_position(load, n_rows, monkeypatch):
+    keys = tiny_keys(position="table")
+    tensors = tiny_tensors(keys, n_positions=n_rows)
+    monkeypatch.setattr(weights, "read_weights", lambda _data: None)  # writes what the readers refuse
+    data = write_weights(keys, tensors)
+    if 16 <= n_rows <= 65536:
+        load(data)
+    else:
+        with pytest.raises(BundleError, match=r"position_embedding\.weight"):
+            load(data)
 
 
 @pytest.mark.parametrize("name", tiny_keys())
@@ -256,8 +289,11 @@ def test_checking_sixty_megabytes_costs_little_more_than_hashing_them():
 
 numbers = {"d_model": st.integers(1, 9), "d_ff": st.integers(1, 9), "n_layers": st.integers(1, 3)}
 numbers |= {"n_heads": st.integers(1, 3), "d_head": st.integers(1, 3), "vocab_size": st.integers(8, 40)}
-flags = {name: st.integers(0, 1) for name in ("tied_lm_head", "position_bias_per_layer")}
-texts = {"ffn": st.sampled_from(weights.SUPPORTED["ffn"])}
+numbers |= {"source_vocab_size": st.integers(0, 9)}
+flag_names = ["tied_lm_head", "embedding_norm", "final_norm", "linear_bias", "final_logits_bias"]
+flags = {name: st.integers(0, 1) for name in flag_names}
+choices = {name: st.sampled_from(values) for name, values in weights.STRING_KEYS.items() if values}
+texts = choices | {"weights_dtype": st.just("int8")}  # float32 has no head to rescore
 texts |= {"prefix": st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50)}
 floats = {name: st.floats(low, high) for name, (low, high) in weights.FLOAT_KEYS.items()}
 

@@ -66,11 +66,14 @@ def tiny_keys(**changes: Key) -> dict[str, Key]:
     return keys | {name.replace("generation_", "generation."): value for name, value in changes.items()}
 
 
-def tiny_tensors(keys: Mapping[str, Key], *, n_distances: int = 5) -> dict[str, Tensor]:
+def tiny_tensors(
+    keys: Mapping[str, Key], *, n_distances: int = 5, n_positions: int = 16
+) -> dict[str, Tensor]:
     """Every tensor, filled with 37 times a running number, folded into -127..127; floats are 1/64 of it."""
     tensors: dict[str, Tensor] = {}
     for seed, (name, spec) in enumerate(expected_tensors(keys).items()):
-        shape = [n_distances if n is None else n for n in spec.shape]
+        n_free = n_positions if name == "position_embedding.weight" else n_distances
+        shape = [n_free if n is None else n for n in spec.shape]
         values = ((np.arange(np.prod(shape)) + seed) * 37 % 255 - 127).reshape(shape)
         if name.endswith("_scale"):
             values = np.abs(values)

@@ -112,6 +112,7 @@ typedef struct es2s_model_dims {
     int32_t decoder_start_token_id;
     int32_t eos_token_id;
     int32_t pad_token_id;
+    int32_t source_vocab_size; /* tokens that es2s_model_embed knows */
 } es2s_model_dims;
 
 void es2s_model_params_init(es2s_model_params *params);
@@ -130,8 +131,8 @@ es2s_status es2s_model_get_dims(const es2s_model *model, es2s_model_dims *dims_o
 /* Name of the kernel set in use. */
 const char *es2s_model_isa(const es2s_model *model);
 
-/* Looks up input embeddings, what the encoder takes as inputs_embeds.
- * token_ids: int32[n]; embeds_out: float[n, d_model]. Fails with INVALID_ARGUMENT on an id outside the vocabulary. */
+/* Looks up a source's embeddings, what the encoder takes as inputs_embeds, which scales them itself.
+ * token_ids: int32[n]; embeds_out: float[n, d_model]. Fails with INVALID_ARGUMENT on an id >= source_vocab_size. */
 es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds_out);
 
 /* Every session of the model must be freed first. Accepts NULL. */

@@ -52,6 +52,10 @@ typedef struct es2s_kernels {
     /* y = (x / sqrt(mean(x^2) + eps)) * gamma, T5's norm (Zhang and Sennrich 2019). y may be x. */
     void (*rms_norm)(const float *x, const float *gamma, float eps, size_t n, float *y);
 
+    /* y = ((x - mean) / sqrt(mean((x - mean)^2) + eps)) * gamma + beta (Ba et al. 2016). Both means are
+     * 16-lane sums divided by n. y may be x. */
+    void (*layer_norm)(const float *x, const float *gamma, const float *beta, float eps, size_t n, float *y);
+
     /* x += y */
     void (*add)(float *x, const float *y, size_t n);
 
@@ -68,9 +72,11 @@ typedef struct es2s_kernels {
                              size_t n_keys, size_t d_head, float *y /* [d_head] */);
 
     /* Activations, in place.
-     * gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); silu(x) = x / (1 + exp(-x)). */
+     * gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); silu(x) = x / (1 + exp(-x));
+     * gelu_erf(x) = x (1 + erf(x / sqrt(2))) / 2, 0 at -infinity. */
     void (*relu)(float *x, size_t n);
     void (*gelu_tanh)(float *x, size_t n);
+    void (*gelu_erf)(float *x, size_t n);
     void (*silu)(float *x, size_t n);
 
     /* x *= y, the gate of a gated feed-forward. */

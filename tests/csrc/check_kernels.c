@@ -474,6 +474,37 @@ static void rms_norm_matches(void) {
     }
 }
 
+static void layer_norm_matches(void) {
+    select_kernels();
+    for (size_t l = 1; l < COUNT(LENGTHS); l++)
+        for (fill f = 0; f < N_FILLS; f++) {
+            const size_t n = LENGTHS[l];
+            check_case("n=%zu fill=%s", n, FILL_NAMES[f]);
+            const float eps = 1e-5f, *x = fill_float(n, f), *gamma = fill_float(n, UNIFORM),
+                        *beta = fill_float(n, UNIFORM);
+            float *y = check_alloc(n * sizeof *y), *centred = copy_float(x, n),
+                  *ones = check_alloc(n * sizeof *ones);
+            for (size_t i = 0; i < n; i++)
+                ones[i] = 1.0f;
+            kernels.layer_norm(x, gamma, beta, eps, n, y);
+            const float mean = defined_dot(x, ones, n) / (float)n;
+            for (size_t i = 0; i < n; i++)
+                centred[i] = x[i] - mean;
+            const float deviation = sqrtf(defined_dot(centred, centred, n) / (float)n + eps);
+            for (size_t i = 0; i < n; i++)
+                CHECK(same_bits(y[i], (centred[i] / deviation) * gamma[i] + beta[i]));
+            float *in_place = copy_float(x, n);
+            kernels.layer_norm(in_place, gamma, beta, eps, n, in_place);
+            compare_float("in place", in_place, y, n);
+        }
+    if (check_wants_bench()) {
+        check_case("bench");
+        const float *x = fill_float(512, UNIFORM), *gamma = fill_float(512, UNIFORM);
+        float *y = check_alloc(512 * sizeof *y);
+        BENCH("layer_norm n=512", 512 * 12, k->layer_norm(x, gamma, gamma, 1e-5f, 512, y));
+    }
+}
+
 static void add_and_multiply_match(void) {
     select_kernels();
     for (size_t l = 0; l < COUNT(LENGTHS); l++)
@@ -575,6 +606,29 @@ static void gelu_tanh_matches(void) {
     /* besides, three roundings of an exponent of up to 11 are as many relative errors of exp */
     check_ulp(kernels.gelu_tanh, gelu_tanh_double, -4.0f, 0.0f, 25.0);
     bench_in_place("gelu_tanh n=2048", 2048, offsetof(es2s_kernels, gelu_tanh));
+}
+
+static double gelu_erf_double(double x) {
+    return 0.5 * x * erfc(-x / sqrt(2.0));
+}
+
+static void gelu_erf_matches(void) {
+    select_kernels();
+    check_in_place(0, kernels.gelu_erf, scalar.gelu_erf);
+    check_ulp(kernels.gelu_erf, gelu_erf_double, 0.0f, 10.0f, 7.0);
+    /* besides, the roundings of a^2 / 2, which is up to 8 and up to 80, become relative errors of exp */
+    check_ulp(kernels.gelu_erf, gelu_erf_double, -4.0f, 0.0f, 12.0);
+    check_ulp(kernels.gelu_erf, gelu_erf_double, -12.5f, -4.0f, 80.0);
+    check_case("%s", "zeros, denormals, huge values, infinities and NaN");
+    float x[] = {0.0f,   -0.0f,   1e-45f,   -1e-45f,  1e-39f,    20.0f,
+                 -20.0f, FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, NAN};
+    const float expected[] = {0, 0, 0, 0, 5e-40f, 20, 0, FLT_MAX, 0, INFINITY, 0, NAN};
+    kernels.gelu_erf(x, COUNT(x));
+    for (size_t i = 0; i < COUNT(x); i++)
+        if (!(isnan(expected[i]) ? isnan(x[i])
+                                 : x[i] == expected[i] || fabsf(x[i] - expected[i]) <= 1.5e-45f))
+            check_fail("[%zu] = %g, expected %g", i, (double)x[i], (double)expected[i]);
+    bench_in_place("gelu_erf n=2048", 2048, offsetof(es2s_kernels, gelu_erf));
 }
 
 static void silu_matches(void) {
@@ -702,7 +756,8 @@ static void float_results_are_the_same_on_every_machine(void) {
     select_kernels();
     for (uint32_t i = 0; i < N; i++)
         x[i] = (float)(i * 2654435761u >> 8) / (float)(1 << 24) * 40.0f - 20.0f;
-    void (*const in_place[])(float *, size_t) = {kernels.gelu_tanh, kernels.silu, kernels.softmax};
+    void (*const in_place[])(float *, size_t) = {kernels.gelu_tanh, kernels.gelu_erf, kernels.silu,
+                                                 kernels.softmax};
     for (size_t op = 0; op < COUNT(in_place); op++) {
         memcpy(y, x, sizeof x);
         in_place[op](y, N);
@@ -710,9 +765,11 @@ static void float_results_are_the_same_on_every_machine(void) {
     }
     kernels.rms_norm(x, x, 1e-6f, N, y);
     hash = hash_floats(hash, y, N);
+    kernels.layer_norm(x, x, x, 1e-5f, N, y);
+    hash = hash_floats(hash, y, N);
     kernels.log_softmax_terms(x, N, &terms[0], &terms[1]);
     hash = hash_floats(hash, terms, 2);
-    if (hash != 0x4D3878F42BAC5E16) check_fail("the bits hash to %#llx", (unsigned long long)hash);
+    if (hash != 0x2D6F7048B3EA7514) check_fail("the bits hash to %#llx", (unsigned long long)hash);
 }
 
 /* ---------------------------------------------- Attention ----------------------------------------- */
@@ -799,9 +856,11 @@ int main(int argc, char **argv) {
         {"dot_f32_q8", dot_f32_q8_matches, 1},
         {"gemm_f32", gemm_f32_matches, 1},
         {"rms_norm", rms_norm_matches, 1},
+        {"layer_norm", layer_norm_matches, 1},
         {"add_multiply", add_and_multiply_match, 1},
         {"relu", relu_matches, 1},
         {"gelu_tanh", gelu_tanh_matches, 1},
+        {"gelu_erf", gelu_erf_matches, 1},
         {"silu", silu_matches, 1},
         {"exp", exp_is_within_its_limit, 0},
         {"softmax", softmax_matches, 1},

@@ -133,11 +133,11 @@ static void add_keys(builder *b, const tiny_options *o) {
     add_int(b, "d_head", o->d_head);
     add_int(b, "max_source_len", o->max_source_len);
     add_int(b, "max_target_len", o->max_target_len);
-    add_int(b, "embedding_norm", 0);
-    add_int(b, "final_norm", 1);
-    add_int(b, "linear_bias", 0);
+    add_int(b, "embedding_norm", o->embedding_norm);
+    add_int(b, "final_norm", !o->no_final_norm);
+    add_int(b, "linear_bias", o->linear_bias);
     add_int(b, "tied_lm_head", o->is_tied);
-    add_int(b, "final_logits_bias", 0);
+    add_int(b, "final_logits_bias", o->final_logits_bias);
     add_int(b, "position_bias_per_layer", o->bias_per_layer);
     add_int(b, "head_rescore", o->head_rescore);
     add_int(b, "decoder_start_token_id", 0);
@@ -156,12 +156,21 @@ static void add_keys(builder *b, const tiny_options *o) {
     add_float(b, "generation.length_penalty", 1);
     add_float(b, "generation.repetition_penalty", 1);
     add_string(b, "weights_dtype", o->is_int8 ? "int8" : "float32");
-    add_string(b, "norm", "rms");
-    add_string(b, "norm_position", "pre");
-    add_string(b, "position", "relative_bias");
+    add_string(b, "norm", o->layer_norm ? "layer" : "rms");
+    add_string(b, "norm_position", o->post_norm ? "post" : "pre");
+    add_string(b, "position", o->position_table ? "table" : "relative_bias");
     add_string(b, "ffn", o->ffn);
     add_string(b, "prefix", "r\xc3\xa9sumer: ");
+    if (o->source_vocab_size) add_int(b, "source_vocab_size", o->source_vocab_size);
     if (o->extra_key) add_int(b, o->extra_key, 7);
+}
+
+static void add_norm(builder *b, const tiny_options *o, const char *name) {
+    char suffixed[80];
+    snprintf(suffixed, sizeof suffixed, "%s.weight", name);
+    add_floats(b, suffixed, o->d_model, 0, 1, 0.5F);
+    snprintf(suffixed, sizeof suffixed, "%s.bias", name);
+    if (o->layer_norm) add_floats(b, suffixed, o->d_model, 0, 0, 0.5F);
 }
 
 static void add_tensors(builder *b, const tiny_options *o) {
@@ -183,19 +192,27 @@ static void add_tensors(builder *b, const tiny_options *o) {
         for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
             snprintf(name, sizeof name, "%s.%s.weight", prefix, matrices[j].name);
             add_matrix(b, name, matrices[j].n_out, matrices[j].n_in);
+            snprintf(name, sizeof name, "%s.%s.bias", prefix, matrices[j].name);
+            if (o->linear_bias) add_floats(b, name, matrices[j].n_out, 0, 0, 0.5F);
         }
         const char *const norms[] = {"self_attn_norm", "cross_attn_norm", "ffn_norm"};
         for (size_t j = 0; j < 3; j++) {
-            snprintf(name, sizeof name, "%s.%s.weight", prefix, norms[j]);
-            add_floats(b, name, o->d_model, 0, 1, 0.5F);
+            snprintf(name, sizeof name, "%s.%s", prefix, norms[j]);
+            add_norm(b, o, name);
         }
         if (o->bias_per_layer) {
             snprintf(name, sizeof name, "%s.position_bias", prefix);
             add_floats(b, name, o->n_heads, 5 + i, 0, 2);
         }
     }
-    if (!o->bias_per_layer) add_floats(b, "position_bias", o->n_heads, 5, 0, 2);
-    add_floats(b, "final_norm.weight", o->d_model, 0, 1, 0.5F);
+    if (o->position_table)
+        add_floats(b, "position_embedding.weight", o->max_target_len, o->d_model, 0, 1);
+    else if (!o->bias_per_layer)
+        add_floats(b, "position_bias", o->n_heads, 5, 0, 2);
+    if (o->embedding_norm) add_norm(b, o, "embedding_norm");
+    if (!o->no_final_norm) add_norm(b, o, "final_norm");
+    if (o->source_vocab_size) add_matrix(b, "encoder_embedding.weight", o->source_vocab_size, o->d_model);
+    if (o->final_logits_bias) add_floats(b, "final_logits_bias", o->vocab_size, 0, 0, 1);
     if (!o->is_tied) add_matrix(b, "lm_head.weight", o->vocab_size, o->d_model);
     if (o->extra_tensor) add_floats(b, o->extra_tensor, 3, 0, 0, 1);
 }
@@ -223,6 +240,7 @@ uint8_t *tiny_weights(const tiny_options *options, size_t *size_out) {
     memset(file, 0, size);
     memcpy(file, "es2swts", 8);
     put(file + 8, 1, 4);
+    put(file + 12, options->source_vocab_size ? 1 : 0, 4);
     put(file + 16, b->n_keys, 4);
     put(file + 20, b->n_tensors, 4);
     put(file + 24, size, 8);

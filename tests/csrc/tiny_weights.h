@@ -9,6 +9,8 @@
 typedef struct tiny_options {
     int32_t vocab_size, d_model, d_ff, n_layers, n_heads, d_head, max_source_len, max_target_len;
     bool is_int8, is_tied, bias_per_layer;
+    bool layer_norm, post_norm, embedding_norm, no_final_norm, position_table, linear_bias, final_logits_bias;
+    int32_t source_vocab_size; /* 0: the encoder shares the embedding */
     const char *ffn;
     int32_t head_rescore; /* 0 for float32 */
     uint64_t seed;
