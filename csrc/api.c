@@ -25,7 +25,7 @@ static es2s_status check_pointer(const char *name, const void *pointer) {
 static es2s_status check_session(const es2s_session *session) {
     ES2S_TRY(check_pointer("session", session));
     if (session->is_generating)
-        return es2s_fail(ES2S_STATE, "session: expected it to be idle, found a call from on_tokens");
+        return es2s_fail(ES2S_STATE, "session: expected it to be idle, found a call from its callback");
     return ES2S_OK;
 }
 

@@ -11,6 +11,8 @@ from cffi import FFI
 BEGIN, END = "/* ---- cffi reads from here ---- */", "/* ---- cffi reads to here ---- */"
 CALLBACK = """
 extern "Python" int es2s_python_on_tokens(void *user, int32_t row, const int32_t *tokens, int32_t n);
+extern "Python" int es2s_python_logits_processor(void *user, int32_t row, const int32_t *tokens, int32_t n,
+                                                 float *scores, int32_t vocab_size);
 """
 
 

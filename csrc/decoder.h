@@ -19,7 +19,7 @@ struct es2s_session {
     int32_t max_source_len, max_target_len;
     int32_t n_sources;       /* rows 0..n_sources-1 hold a source; set by api.c before it calls the search */
     int32_t rows_per_source; /* of the public step; 0 = all self-attention caches are empty */
-    bool is_generating;      /* inside es2s_session_generate, whose on_tokens must leave the session alone */
+    bool is_generating;      /* inside es2s_session_generate, whose callbacks must leave the session alone */
     size_t memory;           /* bytes, all in one block that starts with this struct */
 
     es2s_kv_cache cache;

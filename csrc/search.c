@@ -22,6 +22,7 @@
 
 #include "arena.h"
 #include "decoder.h"
+#include "error.h"
 #include "length_penalty.h"
 #include "logits.h"
 
@@ -71,6 +72,7 @@ struct search {
     int32_t n_active;
     int32_t n_generated;  /* tokens that each live hypothesis has after this step */
     bool stopped;         /* by on_tokens */
+    es2s_status status;   /* of logits_processor */
     int32_t interruption; /* es2s_finish_reason of sources that are still open then, or NOT_INTERRUPTED */
 
     struct hypothesis *hypotheses; /* [n_sources, 3, num_beams] what the sources' hypotheses point into */
@@ -196,6 +198,26 @@ static void step_decoder(struct search *search) {
         search->row_log_softmax[row] = log_softmax_of(search, row_logits(search, row));
 }
 
+/* Hands search->scores to the caller; sets search->status. */
+static void process_logits(struct search *search, const struct source_search *source,
+                           const struct hypothesis *live) {
+    const es2s_generate_params *const params = search->params;
+    if (!params->logits_processor || search->status != ES2S_OK) return;
+    if (params->logits_processor(params->user, source->source, live->tokens, live->len + 1, search->scores,
+                                 search->vocab_size) != 0) {
+        search->status = es2s_fail(ES2S_CANCELLED, "logits_processor: ended the search");
+        return;
+    }
+    for (int32_t i = 0; i < search->vocab_size; i++)
+        if (!(search->scores[i] < INFINITY)) {
+            search->status = es2s_fail(ES2S_INVALID_ARGUMENT,
+                                       "logits_processor: expected scores that are numbers or -inf, found %g "
+                                       "for token %d",
+                                       (double)search->scores[i], i);
+            return;
+        }
+}
+
 static void apply_rules(struct search *search, const struct source_search *source,
                         const struct hypothesis *live) {
     const es2s_session *const s = search->session;
@@ -207,6 +229,7 @@ static void apply_rules(struct search *search, const struct source_search *sourc
                                                      (size_t)source->source * (size_t)s->max_source_len};
     es2s_logits_apply_rules(search->params, &context, search->scores, search->vocab_size,
                             search->rule_scratch);
+    process_logits(search, source, live);
 }
 
 /* Log-probability of a token after what the row has read, before rules. */
@@ -440,6 +463,7 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
             struct source_search *const source = &search.active[i];
             const bool settled =
                 params->num_beams == 1 ? step_greedily(&search, source) : step_beams(&search, source);
+            if (search.status != ES2S_OK) return search.status;
             if (settled) {
                 close_source(&search, source);
             } else {

@@ -10,7 +10,7 @@ come along into a forked process: there, using it is a RuntimeError and freeing 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -32,6 +32,10 @@ except ModuleNotFoundError as error:
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
+Ints: TypeAlias = npt.NDArray[np.int32]
+LogitsProcessor: TypeAlias = Callable[[Ints, Floats], npt.ArrayLike | None]
+"""Gets the history int32 [1, len], start token included, and the next token's scores float32 [1, vocab_size];
+changes them in place or returns others. As in transformers, one row at a time."""
 OnTokens: TypeAlias = Callable[[int, list[int]], None]
 """Gets a source's row and the next tokens of its first sequence that can no longer change."""
 
@@ -194,11 +198,13 @@ class DecoderSession:
         *,
         deadline_ms: int | None = None,
         on_tokens: OnTokens | None = None,
+        logits_processors: Sequence[LogitsProcessor | None] | None = None,
         cancellation: Cancellation | None = None,
     ) -> list[list[Hypothesis]]:
         """Greedy or beam search over all sources set; for each its `num_return_sequences` best, best first.
 
-        What `on_tokens` raises cancels the search and is raised here.
+        `logits_processors` has one for each source, called after all rules. They may use the model, but not
+        this session. What a callback raises ends the search and is raised here.
         """
         _check_process(self._pid)
         n, n_sources, max_new_tokens = params.num_return_sequences, self._n_sources, params.max_new_tokens
@@ -207,18 +213,24 @@ class DecoderSession:
             c_params.deadline_ms = max(deadline_ms, 0)
         if cancellation is not None:
             c_params.cancel = cancellation.flag
-        callback = _Callback(on_tokens)
+        callbacks = _Callbacks(on_tokens, logits_processors)
+        handle = ffi.new_handle(callbacks)
+        c_params.user = handle
         if on_tokens is not None:
-            handle = ffi.new_handle(callback)
-            c_params.on_tokens, c_params.user = lib.es2s_python_on_tokens, handle
+            c_params.on_tokens = lib.es2s_python_on_tokens
+        if logits_processors is not None:
+            if len(logits_processors) != n_sources:
+                found = len(logits_processors)
+                raise ValueError(f"logits_processors: expected {n_sources}, one a source, found {found}")
+            c_params.logits_processor = lib.es2s_python_logits_processor
         tokens = np.empty((n_sources, n, max_new_tokens), np.int32)
         logprobs = np.empty((n_sources, n, max_new_tokens), np.float32)
         lens, reasons = np.empty((2, n_sources, n), np.int32)
         scores = np.empty((n_sources, n), np.float32)
         outputs = (_ints(tokens), _ints(lens), _floats(scores), _floats(logprobs), _ints(reasons))
         status = lib.es2s_session_generate(self._session, c_params, *outputs)
-        if callback.error is not None:
-            raise callback.error
+        if callbacks.error is not None:
+            raise callbacks.error
         _check(status)
         return [
             [
@@ -279,22 +291,46 @@ class DecoderSession:
         self.close()
 
 
-class _Callback:
-    """What `user` of es2s_on_tokens points to. C cannot raise: exceptions wait here for the search to end."""
+class _Callbacks:
+    """What `user` of the callbacks points to. C cannot raise: exceptions wait here for the search to end."""
 
-    def __init__(self, on_tokens: OnTokens | None) -> None:
+    def __init__(
+        self, on_tokens: OnTokens | None, logits_processors: Sequence[LogitsProcessor | None] | None
+    ) -> None:
         self.on_tokens = on_tokens
+        self.logits_processors = logits_processors or ()
         self.error: BaseException | None = None
 
 
 @ffi.def_extern(name="es2s_python_on_tokens", error=1)  # type: ignore[untyped-decorator]  # cffi's edge
 def _on_tokens(user: Any, row: int, tokens: Any, n: int) -> int:
-    callback: _Callback = ffi.from_handle(user)
-    assert callback.on_tokens is not None
+    callbacks: _Callbacks = ffi.from_handle(user)
+    assert callbacks.on_tokens is not None
     try:
-        callback.on_tokens(row, ffi.unpack(tokens, n))
+        callbacks.on_tokens(row, ffi.unpack(tokens, n))
     except BaseException as error:  # KeyboardInterrupt too: it is raised when the search has returned
-        callback.error = error
+        callbacks.error = error
+        return 1
+    return 0
+
+
+@ffi.def_extern(name="es2s_python_logits_processor", error=1)  # type: ignore[untyped-decorator]  # as above
+def _process_logits(user: Any, row: int, tokens: Any, n: int, scores: Any, vocab_size: int) -> int:
+    callbacks: _Callbacks = ffi.from_handle(user)
+    processor = callbacks.logits_processors[row]
+    if processor is None:
+        return 0
+    try:
+        core = np.frombuffer(ffi.buffer(scores, 4 * vocab_size), np.float32)
+        history = np.frombuffer(ffi.buffer(tokens, 4 * n), np.int32)
+        ours = core.reshape(1, -1).copy()  # copies: a processor may keep what it gets
+        changed = processor(history.reshape(1, -1).copy(), ours)
+        result = ours if changed is None else np.asarray(changed, np.float32)
+        if result.shape != ours.shape:
+            raise ValueError(f"logits_processor: expected scores [1, {vocab_size}], found {result.shape}")
+        core[:] = result[0]
+    except BaseException as error:
+        callbacks.error = error
         return 1
     return 0
 

@@ -22,7 +22,7 @@ from typing import Self, TypeVar
 
 from edge_s2s import documents
 from edge_s2s.bundle import open_bundle
-from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis
+from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis, LogitsProcessor
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, InputTooLongError
 from edge_s2s.generation import FinishReason, Generation, GenerationOptions, GenerationStats
@@ -110,12 +110,19 @@ class Seq2SeqModel:
         *,
         truncation: bool = False,
         batch_size: int = 8,
+        logits_processor: LogitsProcessor | Sequence[LogitsProcessor | None] | None = None,
     ) -> list[list[Generation]]:
         """For each text its `num_return_sequences` best results, best first.
 
         Token ids in the place of a text are taken as they are, without prefix and EOS. `batch_size` sources
         are decoded together, faster and with the same results. A blank text is a ValueError, one that
         is too long an InputTooLongError, unless `truncation` cuts it; its results then say `truncated`.
+
+        `logits_processor`, for all texts or one for each, is called for each sequence in each step, after all
+        rules and in another thread, with its tokens int32 [1, len], start token included, and the scores
+        float32 [1, vocab_size] of the next one: logits, under beams log-probabilities. It changes these in
+        place or returns others, -inf to forbid; NaN and +inf are a ValueError. What it raises, generate does.
+        It may use the model.
         """
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             found = type(texts).__name__
@@ -125,7 +132,12 @@ class Seq2SeqModel:
         job = _Job(self._parts, self._complete(options), _deadline(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
-        sources = [self._source(text, name, truncation) for text, name in zip(inputs, names, strict=False)]
+        sources = [
+            dataclasses.replace(self._source(text, name, truncation), logits_processor=processor)
+            for text, name, processor in zip(
+                inputs, names, _processors(logits_processor, len(inputs)), strict=False
+            )
+        ]
         return _run(_in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
 
     def stream(
@@ -235,6 +247,18 @@ def _check_text(text: object, name: str) -> None:
         raise ValueError(f"{name} is blank")
 
 
+def _processors(
+    given: LogitsProcessor | Sequence[LogitsProcessor | None] | None, n_texts: int
+) -> Sequence[LogitsProcessor | None]:
+    """One for each text."""
+    processors = given if isinstance(given, Sequence) else [given] * n_texts
+    if len(processors) != n_texts:
+        raise ValueError(f"logits_processor: expected one, or {n_texts} as texts, found {len(processors)}")
+    if wrong := [p for p in processors if not (p is None or callable(p))]:
+        raise TypeError(f"logits_processor: expected a function, found {type(wrong[0]).__name__}")
+    return processors
+
+
 @dataclass(frozen=True)
 class _Parts:
     tokenizer: Tokenizer
@@ -246,6 +270,7 @@ class _Parts:
 class _Source:
     input_ids: list[int]
     truncated: bool = False
+    logits_processor: LogitsProcessor | None = None
 
 
 def _deadline(options: GenerationOptions | None) -> float | None:
@@ -302,10 +327,12 @@ class _Job:
                 encoder_ms.append(1000 * (time.perf_counter() - start))
             start = time.perf_counter()
             if encoder_ms:
+                processors = [source.logits_processor for source in sources[: len(encoder_ms)]]
                 hypotheses = session.generate(
                     params,
                     deadline_ms=self._remaining_ms(),
                     on_tokens=None if on_tokens is None else lambda _row, tokens: on_tokens(tokens),
+                    logits_processors=processors if any(processors) else None,
                     cancellation=cancellation,
                 )
                 decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)

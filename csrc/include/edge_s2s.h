@@ -56,7 +56,7 @@ typedef enum es2s_status {
     ES2S_UNSUPPORTED_CPU = -6,     /* the requested ISA is unknown or this CPU lacks it */
     ES2S_CAPACITY = -7,            /* more rows, source or target tokens than the session was created for */
     ES2S_STATE = -8,               /* called in the wrong order, for example a step before set_source */
-    ES2S_CANCELLED = -9            /* reserved for calls that have no partial result to return */
+    ES2S_CANCELLED = -9            /* by the caller, in a call that has no partial result to return */
 } es2s_status;
 
 /* Why a sequence ended. */
@@ -193,6 +193,14 @@ es2s_status es2s_session_reorder_cache(es2s_session *session, const int32_t *bea
  * use it fail with STATE. */
 typedef int (*es2s_on_tokens)(void *user, int32_t row, const int32_t *tokens, int32_t n);
 
+/* Called once for each hypothesis in each step, after all rules, in the thread that generates. It may change the
+ * scores of the next token: logits, under beams log-probabilities; -inf forbids a token, NaN and +inf are
+ * INVALID_ARGUMENT. tokens: int32[n], the start token and all since. scores: float[vocab_size].
+ * A non-zero return ends the call with CANCELLED. After either failure the outputs are undefined.
+ * It must leave the session alone: calls that use it fail with STATE. */
+typedef int (*es2s_logits_processor)(void *user, int32_t row, const int32_t *tokens, int32_t n, float *scores,
+                                     int32_t vocab_size);
+
 /* Names and meanings are those of transformers' generate(). -1 = no such token. */
 typedef struct es2s_generate_params {
     uint32_t struct_size;
@@ -217,7 +225,7 @@ typedef struct es2s_generate_params {
     int64_t deadline_ms;              /* time for this call; < 0 = none. Afterwards what is there is returned. */
     const volatile int32_t *cancel;   /* polled each step, set by any thread: non-zero = the same; may be NULL */
     es2s_on_tokens on_tokens;         /* may be NULL */
-    void *user;                       /* passed to on_tokens */
+    void *user;                       /* passed to on_tokens and logits_processor */
     double encoder_repetition_penalty;     /* 1 = off; > 1 favours tokens of the source */
     int32_t encoder_no_repeat_ngram_size;  /* no n-gram of the source is generated; 0 = off */
     int32_t n_begin_suppress_tokens;
@@ -228,6 +236,7 @@ typedef struct es2s_generate_params {
     const int32_t *sequence_bias_ids;      /* the sequences of sequence_bias_lens, one after the other */
     const int32_t *sequence_bias_lens;     /* int32[n_sequence_bias], each >= 1 */
     const float *sequence_bias;            /* float[n_sequence_bias]: added to a token that completes its sequence */
+    es2s_logits_processor logits_processor; /* may be NULL */
 } es2s_generate_params;
 
 /* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */
