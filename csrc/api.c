@@ -316,7 +316,12 @@ void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *pa
                                      .pad_token_id = -1,
                                      .forced_bos_token_id = -1,
                                      .forced_eos_token_id = -1,
-                                     .deadline_ms = -1};
+                                     .deadline_ms = -1,
+                                     .top_k = 50,
+                                     .temperature = 1,
+                                     .top_p = 1,
+                                     .typical_p = 1,
+                                     .num_beam_groups = 1};
 }
 
 /* Sequences of lens, one after the other in ids, each of at least one token. */
@@ -389,6 +394,42 @@ static es2s_status check_source_ids(const es2s_session *s, const es2s_generate_p
     return ES2S_OK;
 }
 
+/* Bounds of a number that may not be NaN. */
+static es2s_status check_number(const char *name, double value, double min, double max) {
+    if (value >= min && value <= max) return ES2S_OK;
+    return es2s_fail(ES2S_INVALID_ARGUMENT, "%s: expected a number in %g..%g, found %g", name, min, max,
+                     value);
+}
+
+/* How many hypotheses of a source are followed, and how. */
+static es2s_status check_search(const es2s_session *s, const es2s_generate_params *p) {
+    ES2S_TRY(check_capacity("num_beams", p->num_beams, s->max_beams));
+    if (p->do_sample && p->num_beams == 1)
+        ES2S_TRY(check_capacity("num_return_sequences", p->num_return_sequences, s->max_beams));
+    else
+        ES2S_TRY(check_range("num_return_sequences", p->num_return_sequences, 1, p->num_beams));
+    ES2S_TRY(check_range("top_k", p->top_k, 0, INT32_MAX));
+    ES2S_TRY(check_number("temperature", p->temperature, 1e-3, 1e3));
+    ES2S_TRY(check_number("top_p", p->top_p, 0, 1));
+    ES2S_TRY(check_number("min_p", p->min_p, 0, 1));
+    ES2S_TRY(check_number("typical_p", p->typical_p, 1e-6, 1));
+
+    ES2S_TRY(check_range("num_beam_groups", p->num_beam_groups, 1, p->num_beams));
+    if (p->num_beam_groups == 1) return ES2S_OK;
+    if (p->num_beams % p->num_beam_groups != 0)
+        return es2s_fail(ES2S_INVALID_ARGUMENT,
+                         "num_beam_groups: expected a divisor of num_beams, %d, found %d", p->num_beams,
+                         p->num_beam_groups);
+    if (p->do_sample)
+        return es2s_fail(ES2S_INVALID_ARGUMENT, "num_beam_groups: expected 1 with do_sample, found %d",
+                         p->num_beam_groups);
+    if (!isfinite(p->diversity_penalty) || p->diversity_penalty <= 0)
+        return es2s_fail(ES2S_INVALID_ARGUMENT,
+                         "diversity_penalty: expected a finite number > 0 with %d num_beam_groups, found %g",
+                         p->num_beam_groups, (double)p->diversity_penalty);
+    return ES2S_OK;
+}
+
 es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *params, int32_t *tokens_out,
                                   int32_t *lens_out, float *scores_out, float *logprobs_out,
                                   int32_t *finish_reasons_out) {
@@ -400,8 +441,7 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
     es2s_generate_params p;
     es2s_generate_params_init(s->model, &p);
     ES2S_TRY(read_params("es2s_generate_params", params, &p, sizeof p));
-    ES2S_TRY(check_capacity("num_beams", p.num_beams, s->max_beams));
-    ES2S_TRY(check_range("num_return_sequences", p.num_return_sequences, 1, p.num_beams));
+    ES2S_TRY(check_search(s, &p));
     ES2S_TRY(check_capacity("max_new_tokens", p.max_new_tokens, s->max_target_len));
     ES2S_TRY(check_range("early_stopping", p.early_stopping, ES2S_EARLY_STOPPING_FALSE,
                          ES2S_EARLY_STOPPING_NEVER));

@@ -119,7 +119,7 @@ static void read_keys(loader *l, es2s_model *m) {
     m->head_rescore = get_int(l, "head_rescore", 0, l->is_int8 ? max_rescore : 0);
 
     es2s_generate_params *g = &m->generation;
-    *g = (es2s_generate_params){.struct_size = sizeof *g, .deadline_ms = -1};
+    es2s_generate_params_init(NULL, g); // what the file does not name
     g->num_beams = get_int(l, "generation.num_beams", 1, 64);
     g->num_return_sequences = get_int(l, "generation.num_return_sequences", 1, g->num_beams);
     g->max_new_tokens = get_int(l, "generation.max_new_tokens", 1, d->max_target_len);

@@ -25,6 +25,15 @@ OK, ERROR, USAGE, SOME_ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _OPTIONS = {  # of `generate` and `summarize`: type and help
     "num_beams": (int, "hypotheses followed at a time; 1 is greedy search"),
+    "num_beam_groups": (int, "above 1, diverse beam search by so many groups"),
+    "diversity_penalty": (float, "for a token that an earlier group has chosen"),
+    "do_sample": (bool, "draw tokens by their probability instead of taking the best"),
+    "temperature": (float, "sampling: below 1 favours likely tokens"),
+    "top_k": (int, "sampling: among the N most likely tokens; 0 is off"),
+    "top_p": (float, "sampling: among the most likely tokens of this probability together"),
+    "min_p": (float, "sampling: among tokens at least X times as likely as the best"),
+    "typical_p": (float, "sampling: among tokens of typical information of this probability together"),
+    "seed": (int, "sampling: the same seed draws the same"),
     "max_new_tokens": (int, "longest result in tokens"),
     "min_new_tokens": (int, "shortest result in tokens"),
     "length_penalty": (float, "above 0, beam search favours longer results"),
@@ -175,8 +184,11 @@ def _num_threads(text: str) -> int:
 def _add_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("generation", "as in transformers; by default what the bundle says")
     for name, (kind, help_text) in _OPTIONS.items():
-        metavar = "N" if kind is int else "X"
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=help_text)
+        flag = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+        else:
+            group.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text)
 
 
 def _options(arguments: argparse.Namespace) -> GenerationOptions:

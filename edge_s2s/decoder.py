@@ -196,12 +196,16 @@ class DecoderSession:
         self,
         params: GenerationDefaults,
         *,
+        seeds: Sequence[int] | None = None,
         deadline_ms: int | None = None,
         on_tokens: OnTokens | None = None,
         logits_processors: Sequence[LogitsProcessor | None] | None = None,
         cancellation: Cancellation | None = None,
     ) -> list[list[Hypothesis]]:
-        """Greedy or beam search over all sources set; for each its `num_return_sequences` best, best first.
+        """Greedy search, sampling or beam search over all sources set.
+
+        For each its `num_return_sequences` best, best first, or as many draws, which depend on its seed: one
+        of `seeds` for each source, by default 0.
 
         `logits_processors` has one for each source, called after all rules. They may use the model, but not
         this session. What a callback raises ends the search and is raised here.
@@ -209,6 +213,11 @@ class DecoderSession:
         _check_process(self._pid)
         n, n_sources, max_new_tokens = params.num_return_sequences, self._n_sources, params.max_new_tokens
         c_params, _kept_alive = self._generate_params(params)
+        if seeds is not None:
+            if len(seeds) != n_sources:
+                raise ValueError(f"seeds: expected one for each of {n_sources} sources, found {len(seeds)}")
+            kept_seeds = ffi.new("uint64_t[]", list(seeds))
+            c_params.seeds = kept_seeds
         if deadline_ms is not None:
             c_params.deadline_ms = max(deadline_ms, 0)
         if cancellation is not None:
@@ -251,7 +260,9 @@ class DecoderSession:
         lib.es2s_generate_params_init(self._model, c_params)
         for name in ("num_beams", "num_return_sequences", "max_new_tokens", "min_new_tokens",
                      "no_repeat_ngram_size", "repetition_penalty", "length_penalty",
-                     "encoder_no_repeat_ngram_size", "encoder_repetition_penalty"):  # fmt: skip
+                     "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "do_sample", "temperature",
+                     "top_k", "top_p", "min_p", "typical_p", "num_beam_groups",
+                     "diversity_penalty"):  # fmt: skip
             setattr(c_params, name, getattr(params, name))
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             token = getattr(params, name)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from edge_s2s.manifest import MAX_BIAS, PENALTY_RANGE, Dimensions, GenerationDefaults
+from edge_s2s.manifest import MAX_BIAS, PENALTY_RANGE, SAMPLING_RANGES, Dimensions, GenerationDefaults
 
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
 
 Tokens: TypeAlias = Sequence[int]
 
+MAX_DRAWS = 256  # of a source at a time
 _MAX_TOKEN = (1 << 31) - 1
 _MAX_TOKENS = 1 << 20  # of all lists of an option together
 # What an option may be; the vocabulary bounds token ids further.
@@ -30,12 +31,17 @@ _INTEGERS = {
     "encoder_no_repeat_ngram_size": (0, 65536),
     "forced_bos_token_id": (-1, _MAX_TOKEN),
     "forced_eos_token_id": (-1, _MAX_TOKEN),
+    "top_k": (0, _MAX_TOKEN),
+    "seed": (0, (1 << 64) - 1),
+    "num_beam_groups": (1, 64),
     "deadline_ms": (1, 1 << 40),
 }
 _NUMBERS = {
     "length_penalty": (-100, 100),
     "repetition_penalty": PENALTY_RANGE,
     "encoder_repetition_penalty": PENALTY_RANGE,
+    **{name: SAMPLING_RANGES[name] for name in ("temperature", "top_p", "min_p", "typical_p")},
+    "diversity_penalty": (0, MAX_BIAS),
 }
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 _SAME = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
@@ -48,7 +54,31 @@ class GenerationOptions:
     num_beams: int | None = None
     """Hypotheses followed at a time; 1 is greedy search."""
     num_return_sequences: int | None = None
-    """Results for each source, best first; at most `num_beams`."""
+    """Results for each source. Beams: the best ones, at most `num_beams`. Sampling with `num_beams=1`:
+    independent draws, at most 256. Greedy search has one."""
+    do_sample: bool | None = None
+    """Draw tokens by their probability instead of taking the best. With `num_beams` above 1, beam search
+    draws its continuations."""
+    temperature: float | None = None
+    """Sampling: logits are divided by it; below 1 favours likely tokens. 0.001..1000."""
+    top_k: int | None = None
+    """Sampling: then draw among the k most likely tokens; 0 is off. Unless the bundle says otherwise 50."""
+    top_p: float | None = None
+    """Sampling: then among the most likely ones that together have this probability; 1 is off."""
+    min_p: float | None = None
+    """Sampling: then among those at least this many times as likely as the most likely one; 0 is off."""
+    typical_p: float | None = None
+    """Sampling: then among those whose information is nearest to the expected one and that together have this
+    probability (https://arxiv.org/abs/2202.00666); 1 is off."""
+    seed: int | None = None
+    """Sampling: what is drawn for a source depends on its tokens, the options and this seed alone. Without
+    one every source gets its own at random, and results tell it."""
+    num_beam_groups: int | None = None
+    """Above 1: diverse beam search by so many groups of `num_beams / num_beam_groups`
+    (https://arxiv.org/abs/1610.02424)."""
+    diversity_penalty: float | None = None
+    """Diverse beam search: taken from a token's score for each time that an earlier group has chosen it in
+    this step."""
     max_new_tokens: int | None = None
     """Longest result in tokens, EOS included. `summarize` keeps to it for documents of any length."""
     min_new_tokens: int | None = None
@@ -99,6 +129,8 @@ class GenerationOptions:
         for name, (low, high) in _NUMBERS.items():
             if (number := getattr(self, name)) is not None:
                 _check_float(name, number, low, high)
+        if not (self.do_sample is None or isinstance(self.do_sample, bool)):
+            raise ValueError(f"do_sample: expected True or False, found {self.do_sample!r}")
         early = self.early_stopping
         if not (early is None or isinstance(early, bool) or early == "never"):
             raise ValueError(f'early_stopping: expected True, False or "never", found {early!r}')
@@ -130,13 +162,20 @@ class GenerationOptions:
             if given.get(name) == -1:
                 given[name] = None
         merged = dataclasses.replace(defaults, **given)
-        for small, large in (("num_return_sequences", "num_beams"), ("min_new_tokens", "max_new_tokens")):
+        small_large = [("min_new_tokens", "max_new_tokens")]
+        if not merged.do_sample or merged.num_beams > 1:
+            small_large.append(("num_return_sequences", "num_beams"))
+        elif merged.num_return_sequences > MAX_DRAWS:
+            raise ValueError(f"num_return_sequences is {merged.num_return_sequences}; a source has at most "
+                             f"{MAX_DRAWS} draws")  # fmt: skip
+        for small, large in small_large:
             low, high = getattr(merged, small), getattr(merged, large)
             if low > high and small in given and large in given:
                 raise ValueError(f"{small} is {low} but {large} is {high}; it can be at most that")
             if low > high and small in given:
                 raise ValueError(f"{small} is {low} but {large}, by default, is {high}; raise {large} too")
             merged = dataclasses.replace(merged, **{small: min(low, high)})
+        _check_groups(merged)
         if merged.max_new_tokens > dimensions.max_target_len:
             raise ValueError(f"max_new_tokens is {merged.max_new_tokens} but this model generates at most "
                              f"{dimensions.max_target_len} tokens")  # fmt: skip
@@ -181,15 +220,33 @@ class Generation:
     token_ids: tuple[int, ...]
     """Without the start token, with EOS"""
     score: float
-    """Beams: transformers' `sequences_scores`. Greedy: sum of `token_logprobs` / length ** length_penalty"""
+    """Beams: transformers' `sequences_scores`. Else: sum of `token_logprobs` / length ** length_penalty"""
     token_logprobs: tuple[float, ...]
     """log-softmax of the logits before any rule, for each of `token_ids`"""
     finish_reason: FinishReason
     origin: Literal["device"] = "device"
     confidence: float | None = None
+    seed: int | None = None
+    """With which the same is drawn again; None if nothing was drawn"""
     truncated: bool = False
     """The source was longer than the model accepts, and its end was not read"""
     stats: GenerationStats
+
+
+def _check_groups(params: GenerationDefaults) -> None:
+    """What transformers, too, asks of diverse beam search."""
+    if (n_groups := params.num_beam_groups) == 1:
+        return
+    if params.do_sample:
+        raise ValueError(
+            f"num_beam_groups is {n_groups}: diverse beam search does not sample; set do_sample=False"
+        )
+    if params.num_beams % n_groups:
+        raise ValueError(f"num_beams is {params.num_beams}, which num_beam_groups, {n_groups}, must divide")
+    if params.diversity_penalty == 0:
+        raise ValueError(
+            "diversity_penalty is 0, with which all of the num_beam_groups find the same; raise it"
+        )
 
 
 def _check_int(name: str, value: object, smallest: int, largest: int) -> None:

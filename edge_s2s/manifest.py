@@ -30,6 +30,12 @@ MAX_FILES = 64
 MAX_FILE_SIZE = 1 << 40
 MAX_MANIFEST_SIZE = 64 << 10  # a usual one has 4 KiB
 PENALTY_RANGE = (1e-3, 1e3)  # of what scores are multiplied by
+SAMPLING_RANGES = {  # of numbers, 1 or for min_p 0 being off
+    "temperature": (1e-3, 1e3),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (1e-6, 1),
+}
 MAX_BIAS = 1e6  # of what is added to a score; scores are below 1e4
 _SCHEMA = re.compile(r"edge-s2s-bundle/([1-9][0-9]{0,3})")
 _SCHEMA_MAJOR = 1
@@ -140,6 +146,14 @@ class GenerationDefaults:
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = dataclasses.field(
         default=(), metadata=OPTIONAL
     )
+    do_sample: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+    temperature: float = dataclasses.field(default=1.0, metadata=OPTIONAL)
+    top_k: int = dataclasses.field(default=50, metadata=OPTIONAL)  # transformers', too, where it samples
+    top_p: float = dataclasses.field(default=1.0, metadata=OPTIONAL)
+    min_p: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    typical_p: float = dataclasses.field(default=1.0, metadata=OPTIONAL)
+    num_beam_groups: int = dataclasses.field(default=1, metadata=OPTIONAL)
+    diversity_penalty: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Key], **others: object) -> Self:
@@ -153,6 +167,11 @@ class GenerationDefaults:
             else:
                 values[name] = _token(key) if name.endswith("_token_id") else key
         return cls(**values | others)  # type: ignore[arg-type]
+
+    @property
+    def rows_per_source(self) -> int:
+        """Sequences of a source that are decoded at a time."""
+        return max(self.num_beams, self.num_return_sequences)
 
     @property
     def reads_source_ids(self) -> bool:
@@ -350,6 +369,10 @@ def _check_rules(generation: GenerationDefaults) -> None:
         ("exponential_decay_length_penalty[0]", start, 0, 65536),
         ("exponential_decay_length_penalty[1]", factor, *PENALTY_RANGE),
         *((f"sequence_bias[{i}][1]", bias, -MAX_BIAS, MAX_BIAS) for i, bias in enumerate(biases)),
+        *((name, getattr(generation, name), *bounds) for name, bounds in SAMPLING_RANGES.items()),
+        ("top_k", generation.top_k, 0, (1 << 31) - 1),
+        ("num_beam_groups", generation.num_beam_groups, 1, generation.num_beams),
+        ("diversity_penalty", generation.diversity_penalty, 0, MAX_BIAS),
     ):
         if not smallest <= value <= largest:
             raise refuse(MANIFEST, f"generation.{name}", f"{smallest:g}..{largest:g}", value)

@@ -10,8 +10,11 @@ answer does not depend on its neighbours.
 """
 
 import dataclasses
+import hashlib
 import operator
 import os
+import secrets
+import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -33,6 +36,7 @@ from edge_s2s.weights import FILE as WEIGHTS
 
 MAX_BATCH_SIZE = 1024
 _FIRST_LOOK = 1 << 16  # characters that tell whether a document is long, before all of it is tokenized
+_SEED_BITS = 53  # of a seed made up here, which JSON readers that know doubles alone can hold
 _SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
 
 T = TypeVar("T")
@@ -112,7 +116,7 @@ class Seq2SeqModel:
         batch_size: int = 8,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor | None] | None = None,
     ) -> list[list[Generation]]:
-        """For each text its `num_return_sequences` best results, best first.
+        """For each text its `num_return_sequences` best results, best first, or as many draws.
 
         Token ids in the place of a text are taken as they are, without prefix and EOS. `batch_size` sources
         are decoded together, faster and with the same results. A blank text is a ValueError, one that
@@ -129,7 +133,7 @@ class Seq2SeqModel:
             raise TypeError(f"texts: expected a list of texts, found one {found}; write generate([text])")
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
-        job = _Job(self._parts, self._complete(options), _deadline(options), batch_size)
+        job = _Job(self._parts, self._complete(options), _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
         sources = [
@@ -148,7 +152,7 @@ class Seq2SeqModel:
         Closing the generator ends the work within one decoding step. Its return value is the Generation.
         """
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(self._parts, params, _deadline(options))
+        job = _Job(self._parts, params, _deadline(options), _seed(options))
         return _stream(job, self._source(text, "the text", truncation))
 
     def summarize(
@@ -174,7 +178,7 @@ class Seq2SeqModel:
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(self._parts, params, _deadline(options))
+        job = _Job(self._parts, params, _deadline(options), _seed(options))
         limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
         _check_text(document, "the document")
         encode = self._parts.tokenizer.encode
@@ -280,6 +284,16 @@ def _deadline(options: GenerationOptions | None) -> float | None:
     return time.monotonic() + options.deadline_ms / 1000
 
 
+def _seed(options: GenerationOptions | None) -> int | None:
+    return None if options is None else options.seed
+
+
+def _source_seed(seed: int, input_ids: Sequence[int]) -> int:
+    """Makes what is drawn for different sources independent: 64 bits of a hash of seed and tokens."""
+    data = struct.pack(f"<Q{len(input_ids)}i", seed, *input_ids)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
 @dataclass(frozen=True)
 class _Job:
     """One call: what it works with and how."""
@@ -287,6 +301,7 @@ class _Job:
     parts: _Parts
     params: GenerationDefaults
     deadline: float | None
+    seed: int | None
     batch_size: int = 8
     on_progress: Callable[[int, int], None] | None = None
 
@@ -316,7 +331,7 @@ class _Job:
         decoder_ms = 0.0
         max_source_len = max(len(source.input_ids) for source in sources)
         with decoder.session(
-            len(sources), params.num_beams, max_source_len, params.max_new_tokens
+            len(sources), params.rows_per_source, max_source_len, params.max_new_tokens
         ) as session:
             for row, source in enumerate(sources):
                 if self.ended(cancellation):
@@ -326,10 +341,13 @@ class _Job:
                 session.set_source(row, cross_kv, source.input_ids if params.reads_source_ids else None)
                 encoder_ms.append(1000 * (time.perf_counter() - start))
             start = time.perf_counter()
+            seeds = [secrets.randbits(_SEED_BITS) if self.seed is None else self.seed for _ in sources]
             if encoder_ms:
                 processors = [source.logits_processor for source in sources[: len(encoder_ms)]]
+                read = zip(seeds, sources[: len(encoder_ms)], strict=False)
                 hypotheses = session.generate(
                     params,
+                    seeds=[_source_seed(seed, source.input_ids) for seed, source in read],
                     deadline_ms=self._remaining_ms(),
                     on_tokens=None if on_tokens is None else lambda _row, tokens: on_tokens(tokens),
                     logits_processors=processors if any(processors) else None,
@@ -337,8 +355,8 @@ class _Job:
                 )
                 decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
         results = [
-            [self._generation(source, hypothesis, ms, decoder_ms) for hypothesis in best]
-            for source, best, ms in zip(sources, hypotheses, encoder_ms, strict=False)
+            [self._generation(source, hypothesis, ms, decoder_ms, seed) for hypothesis in best]
+            for source, best, ms, seed in zip(sources, hypotheses, encoder_ms, seeds, strict=False)
         ]
         reason = self.ended(cancellation) or "deadline"
         unread = [self.unread(source, reason) for source in sources[len(results) :]]
@@ -349,7 +367,12 @@ class _Job:
         return self._generation(source, Hypothesis((), 0.0, (), reason), 0.0, 0.0)
 
     def _generation(
-        self, source: _Source, hypothesis: Hypothesis, encoder_ms: float, decoder_ms: float
+        self,
+        source: _Source,
+        hypothesis: Hypothesis,
+        encoder_ms: float,
+        decoder_ms: float,
+        seed: int | None = None,
     ) -> Generation:
         return Generation(
             text=self.parts.tokenizer.decode(hypothesis.token_ids),
@@ -357,6 +380,7 @@ class _Job:
             score=hypothesis.score,
             token_logprobs=hypothesis.token_logprobs,
             finish_reason=hypothesis.finish_reason,
+            seed=seed if self.params.do_sample else None,
             truncated=source.truncated,
             stats=GenerationStats(
                 source_tokens=len(source.input_ids),

@@ -136,7 +136,7 @@ class TinyModel:
         params = replace(GenerationDefaults.from_keys(self.spec.keys), **options)
         longest = max(cross_kv.shape[3] for cross_kv in cross_kvs)
         with self.decoder.session(
-            len(cross_kvs), params.num_beams, longest, params.max_new_tokens
+            len(cross_kvs), params.rows_per_source, longest, params.max_new_tokens
         ) as session:
             for row, cross_kv in enumerate(cross_kvs):
                 session.set_source(row, cross_kv, None if sources is None else sources[row])

@@ -204,8 +204,8 @@ typedef int (*es2s_logits_processor)(void *user, int32_t row, const int32_t *tok
 /* Names and meanings are those of transformers' generate(). -1 = no such token. */
 typedef struct es2s_generate_params {
     uint32_t struct_size;
-    int32_t num_beams;            /* 1 = greedy */
-    int32_t num_return_sequences; /* <= num_beams */
+    int32_t num_beams;            /* 1 = greedy search or sampling */
+    int32_t num_return_sequences; /* <= num_beams; sampling with num_beams 1: independent draws, <= max_beams */
     int32_t max_new_tokens;       /* excludes the start token, includes EOS */
     int32_t min_new_tokens;       /* EOS is forbidden before */
     int32_t early_stopping;       /* es2s_early_stopping */
@@ -237,18 +237,27 @@ typedef struct es2s_generate_params {
     const int32_t *sequence_bias_lens;     /* int32[n_sequence_bias], each >= 1 */
     const float *sequence_bias;            /* float[n_sequence_bias]: added to a token that completes its sequence */
     es2s_logits_processor logits_processor; /* may be NULL */
+    int32_t do_sample;         /* non-zero: draw tokens by their probability instead of taking the best */
+    int32_t top_k;             /* draw among so many; 0 = off. What is kept is decided in this order: */
+    double temperature;        /* logits are divided by it; 1 = off */
+    double top_p;              /* then the most likely ones that together have this probability; 1 = off */
+    double min_p;              /* then those at least so many times as likely as the most likely one; 0 = off */
+    double typical_p;          /* then those of nearly the expected information, by probability; 1 = off */
+    const uint64_t *seeds;     /* uint64[b]: what is drawn for a source depends on its seed; NULL = 0 for all */
+    int32_t num_beam_groups;   /* > 1: diverse beam search by groups of num_beams / num_beam_groups */
+    float diversity_penalty;   /* > 0 then: for a token, for each time that an earlier group chooses it in this step */
 } es2s_generate_params;
 
 /* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */
 void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *params);
 
-/* Greedy or beam search over all sources set (rows 0..b-1). The caller's buffers, with n = num_return_sequences:
+/* Greedy search, sampling or beam search over all sources set (rows 0..b-1). The caller's buffers, with n = num_return_sequences:
  *   tokens_out         int32[b, n, max_new_tokens]  without the start token, with EOS, then pad (else EOS, else -1)
  *   lens_out           int32[b, n]
- *   scores_out         float[b, n]  beams: transformers' sequences_scores; greedy: sum of logprobs / len ** length_penalty
+ *   scores_out         float[b, n]  beams: transformers' sequences_scores; else: sum of logprobs / len ** length_penalty
  *   logprobs_out       float[b, n, max_new_tokens]  log-softmax of the logits before any rule, then 0; may be NULL
  *   finish_reasons_out int32[b, n]  es2s_finish_reason; may be NULL
- * Sequences of a source come best first. The sources stay set; their self-attention caches are empty afterwards. */
+ * Sequences of a source come best first, drawn ones in the order of their numbers. The sources stay set; their self-attention caches are empty afterwards. */
 es2s_status es2s_session_generate(es2s_session *session, const es2s_generate_params *params, int32_t *tokens_out,
                                   int32_t *lens_out, float *scores_out, float *logprobs_out,
                                   int32_t *finish_reasons_out);

@@ -25,8 +25,10 @@ _NO_EFFECT = {
 _OPTIONAL = (  # in a manifest only where they are not off
     "begin_suppress_tokens", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
     "exponential_decay_length_penalty", "sequence_bias",
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "num_beam_groups",
+    "diversity_penalty",
 )  # fmt: skip
-_SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+_SAMPLING = {"epsilon_cutoff", "eta_cutoff"}
 
 
 def generation_defaults(config: GenerationConfig, *, max_target_len: int) -> GenerationDefaults:

@@ -68,7 +68,7 @@ VALUES: list[tuple[str, object]] = [
     ],
     ("surprise", 1),
     ("features.rotary", 1),
-    ("generation.do_sample", True),
+    ("generation.do_sample", 1),
     ("licence.url", "http://x"),
     ("schema", "edge-s2s-bundle/2"),
     ("schema", "edge-s2s-bundle/1.1"),
