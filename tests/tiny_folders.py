@@ -1,4 +1,4 @@
-"""Hugging Face folders with a tiny random T5 and a tokenizer trained on the spot, for tests that convert."""
+"""Hugging Face folders with a tiny random model and a tokenizer trained on the spot: tests convert them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from edge_s2s_export.probe_texts import probe_texts
-from tiny_models import random_t5
+from tiny_models import random_hf
 
 MAX_NEW_TOKENS = 12
 PREFIX = "tell: "  # of the bundles that conftest.py makes of such a folder
@@ -18,18 +18,22 @@ PREFIX = "tell: "  # of the bundles that conftest.py makes of such a folder
 def make_tiny_folder(path: Path, seed: int = 0, *, kind: str = "t5-v1.1-tied", **config: Any) -> Path:
     """Writes config, weights, generation settings and tokenizer to `path`, and returns it.
 
-    `kind` is one of `tiny_models.KINDS`; `config` overrides single values of its T5Config.
+    `kind` is one of `tiny_models.ALL_KINDS`; `config` overrides single values of its config.
     """
     tokenizer = tiny_tokenizer()
-    model = random_t5(kind, seed, **{"vocab_size": len(tokenizer), "d_ff": 64, **config}).hf
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer)}
+    if "t5" in kind:
+        sizes["d_ff"] = 64
+    else:  # its ids are those of the tokenizer
+        sizes |= {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "decoder_start_token_id": 1}
+        sizes["max_position_embeddings"] = 512
+    model = random_hf(kind, seed, **{**sizes, **config})
     with torch.no_grad():
         for name, weight in model.named_parameters():  # sharp attention would multiply the errors of int8
-            if name.endswith((".q.weight", "relative_attention_bias.weight")):
+            if name.endswith((".q.weight", ".q_proj.weight", "relative_attention_bias.weight")):
                 weight *= 0.2
-            elif name.startswith("encoder.") and name.endswith((".o.weight", ".wo.weight")):
-                weight *= 0.25
-            elif name.endswith((".o.weight", ".wo.weight")):
-                weight *= 0.5
+            elif name.endswith((".o.weight", ".wo.weight", ".out_proj.weight", ".fc2.weight")):
+                weight *= 0.25 if "encoder." in name else 0.5
     model.generation_config.max_new_tokens = MAX_NEW_TOKENS
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -15,7 +15,7 @@ from edge_s2s_export.reference_decoder import ReferenceDecoder
 from tiny_models import EOS, KINDS, START, random_t5
 
 ACTIVATIONS = [
-    "relu", "gelu_new", "gelu_pytorch_tanh", "silu", "gated-relu", "gated-gelu", "gated-silu",
+    "relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "gated-relu", "gated-gelu", "gated-silu",
 ]  # fmt: skip
 
 
