@@ -1,65 +1,57 @@
 """The C core's own checks (tests/csrc/check_*.c), built as users build it and with sanitizers."""
 
-import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-CHECKS = sorted(path.stem for path in (ROOT / "tests" / "csrc").glob("check_*.c"))
-# pip installs cmake and ninja beside the interpreter, which need not be in PATH.
-SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+from c_builds import CHECKS, EMULATED, ROOT, build, find_tool, run
 
-# CMake options, and the checks to build and run. clang: floats have the same bits from another compiler.
-CONFIGURATIONS = {
-    "release": ([], CHECKS),
-    "address,undefined": (["-DES2S_SANITIZE=address,undefined"], CHECKS),
-    "thread": (["-DES2S_SANITIZE=thread"], ["check_threads"]),
-    "clang": (["-DCMAKE_C_COMPILER=clang"], ["check_kernels"]),
+X86_CHECKS = {"check_avx_vnni"}  # of x86 kernels
+# The checks of each build. clang: floats have the same bits from another compiler.
+SELECTIONS = {
+    "release": CHECKS,
+    "address,undefined": CHECKS,
+    "thread": ["check_threads"],
+    "clang": ["check_kernels"],
 }
 
 
-def find_tool(*names: str) -> str:
-    for name in names:
-        if found := shutil.which(name, path=SEARCH_PATH):
-            return found
-    pytest.skip(f"needs {' or '.join(names)}")
-
-
-def run(*command: str | Path) -> str:
-    environment = {**os.environ, "PATH": SEARCH_PATH}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr}"
-    return result.stdout
-
-
-def build(name: str) -> Path:
-    """Folder of the built checks; it stays in build/, so that a second run only compiles what changed."""
-    cmake, ninja = find_tool("cmake"), find_tool("ninja")
-    find_tool("clang" if name == "clang" else "cc")
-    folder = ROOT / "build" / f"tests-{name.replace(',', '-')}"
-    options, checks = CONFIGURATIONS[name]
-    options = ["-DES2S_BUILD_TESTS=ON", f"-DCMAKE_MAKE_PROGRAM={ninja}", *options]
-    run(cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *options)
-    run(cmake, "--build", folder, "--target", *checks)
-    return folder
-
-
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_every_c_check_passes_in_a_build_with(name: str):
-    checks = CONFIGURATIONS[name][1]
+def ctest(build_name: str, checks: list[str], **variables: str) -> None:
+    """Builds and runs the checks; each must have passed."""
     selection = ["-R", f"^({'|'.join(checks)})$", "--parallel", "2"]
-    report = run(find_tool("ctest"), "--test-dir", build(name), "--output-on-failure", *selection)
+    folder = build(build_name, *checks)
+    report = run(find_tool("ctest"), "--test-dir", folder, "--output-on-failure", *selection, **variables)
     passed = re.findall(r"(check_\w+) \.+ +Passed", report)
     assert sorted(passed) == checks, report
 
 
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_every_c_check_passes_in_a_build_with(name: str):
+    ctest(name, SELECTIONS[name])
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a53", "max", "cortex-a7"])
+def test_kernels_give_the_same_bits_on_an_emulated(cpu: str):
+    EMULATED[cpu].emulator()  # skips without qemu
+    ctest(EMULATED[cpu].build, ["check_kernels"], QEMU_CPU=cpu)
+
+
+@pytest.mark.release
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("cpu", EMULATED)
+@pytest.mark.parametrize("sanitizers", ["", "-address,undefined"])
+def test_every_c_check_passes_on_an_emulated(cpu: str, sanitizers: str):
+    EMULATED[cpu].emulator()
+    checks = [check for check in CHECKS if check not in X86_CHECKS]
+    # qemu-user cannot trace a process, as the leak checker must.
+    ctest(EMULATED[cpu].build + sanitizers, checks, QEMU_CPU=cpu, ASAN_OPTIONS="detect_leaks=0")
+
+
 def test_a_check_that_selects_nothing_fails():
-    result = subprocess.run([build("release") / "tests" / "csrc" / "check_kernels", "--test=no_such_test"])
+    program = build("release", "check_kernels") / "tests" / "csrc" / "check_kernels"
+    result = subprocess.run([program, "--test=no_such_test"])
     assert result.returncode == 1
 
 
