@@ -21,12 +21,16 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+# ONNX Runtime's own builds count events in ~/.cache and send them away; the variable is read at import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from edge_s2s.bundle import Bundle
 from edge_s2s.errors import BundleError, ProviderError
 from edge_s2s.onnx_graph import check_onnx
 
+ort.disable_telemetry_events()  # where somebody imported it before
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 CPU = "CPUExecutionProvider"

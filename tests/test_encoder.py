@@ -275,3 +275,12 @@ def test_threads_are_as_many_as_asked_for(tiny_bundle: Path):
         [sys.executable, "-c", code, tiny_bundle], capture_output=True, text=True, check=True
     )
     assert int(run.stdout) == 2 + 2
+
+
+def test_a_model_leaves_no_telemetry_behind(tmp_path):
+    """ONNX Runtime's own builds keep a database of events in the home folder and send it away."""
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "import edge_s2s; edge_s2s.load().generate(['Tom said hi.'])"
+    subprocess.run([sys.executable, "-c", code], env=environment | home, check=True, timeout=120)
+    assert [*tmp_path.rglob("*")] == []
