@@ -323,7 +323,7 @@ def _clock(seconds: int) -> str:
 def _info(arguments: argparse.Namespace) -> int:
     with open_bundle(_path(arguments.bundle)) as bundle:
         if arguments.json:
-            print(json.dumps(dataclasses.asdict(bundle.manifest), ensure_ascii=False))
+            print(json.dumps(bundle.manifest.to_document(), ensure_ascii=False))
         else:
             for name, value in _describe(bundle, bundle.manifest):
                 print(f"{name:<16}{value}")
@@ -346,7 +346,7 @@ def _describe(bundle: Bundle, manifest: Manifest) -> Iterator[tuple[str, str]]:
     changed = {
         field.name: value
         for field in dataclasses.fields(generation)
-        if (value := getattr(generation, field.name)) not in (None, (), 0, 1)
+        if (value := getattr(generation, field.name)) not in (None, (), 0, 1, field.default)
     }
     yield "generation", ", ".join(f"{name} {value}" for name, value in changed.items())
     for name, entry in manifest.files.items():

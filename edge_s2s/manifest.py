@@ -250,10 +250,12 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file: JSON with sorted keys, in UTF-8."""
-        document = {"schema": f"edge-s2s-bundle/{_SCHEMA_MAJOR}", **dataclasses.asdict(self)}
-        document["dimensions"] = without_defaults(self.dimensions)
-        document["generation"] = without_defaults(self.generation)
-        return seal(document)
+        return seal({"schema": f"edge-s2s-bundle/{_SCHEMA_MAJOR}", **self.to_document()})
+
+    def to_document(self) -> dict[str, object]:
+        """As JSON has it, without schema and digest; what is off and may be left out is left out."""
+        optional = {name: without_defaults(getattr(self, name)) for name in ("dimensions", "generation")}
+        return {**dataclasses.asdict(self), **optional}
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Self:

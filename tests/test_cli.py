@@ -117,6 +117,7 @@ def test_info_says_what_a_bundle_is(run: Run, tiny_bundle: Path):
         r"encoder\.onnx +\d+ bytes",
     ):
         assert re.search(f"^{line}", done.stdout, flags=re.MULTILINE), line
+    assert "penalty" not in done.stdout, "a rule that is off"
     with open_bundle(tiny_bundle) as bundle:
         manifest = json.loads(bytes(bundle.read("manifest.json")))
     found = json.loads(run("info", tiny_bundle, "--json").stdout)

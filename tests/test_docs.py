@@ -15,6 +15,7 @@ import edge_s2s
 from edge_s2s.bundle import open_bundle
 from edge_s2s.decoder import DecoderModel
 from edge_s2s.encoder import Encoder
+from promises import with_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -106,3 +107,7 @@ def test_c_example_gives_the_same_tokens_as_python(tmp_path: Path):
         check=True,
     )
     assert [int(t) for t in run.stdout.splitlines()[0].split()] == list(generation.token_ids)
+
+
+def test_the_table_of_promises_shows_the_reports():
+    assert with_table(README) == README, "run python tests/promises.py"

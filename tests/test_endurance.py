@@ -167,6 +167,7 @@ def settled_threads() -> int:
 # --------------------------------------------------- long ---------------------------------------------------
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.release
 def test_threads_forks_cancels_and_requests_at_length(model: Seq2SeqModel, tiny_bundle: Path):
     report: dict[str, Any] = {}

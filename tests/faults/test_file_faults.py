@@ -51,6 +51,7 @@ def test_an_es2s_file_is_whole_after_any_fault_in_any_call_and_any_power_cut(
     write_with_every_fault(library, tmp_path, "es2s", mode)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.release
 def test_a_bundle_of_either_form_is_whole_after_any_fault_in_any_call_and_any_power_cut(
     library: Path, tmp_path: Path
