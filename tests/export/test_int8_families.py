@@ -103,6 +103,7 @@ def test_int8_agrees_with_float32_after_a_short_training(kind: str):
 
 
 @pytest.mark.release
+@pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("one_torch_thread")
 def test_int8_agrees_with_float32_for_every_architecture():
     rows = []
