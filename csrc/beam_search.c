@@ -17,7 +17,7 @@
  * Diverse beam search (Vijayakumar et al. 2018) lets groups choose one after the other, and takes a penalty
  * from the score of a token for each time that an earlier group has chosen it in the same step. Its stepping
  * is that of transformers' older beam search: a hypothesis finishes by EOS alone, and those that live at the
- * longest length are added to the finished ones at the end.
+ * longest length are added to the finished ones at the end, unless the group has enough by then.
  */
 #include <math.h>
 #include <string.h>
@@ -195,15 +195,16 @@ static bool step_diversely(struct search *search, const struct source_search *so
         else if (i < search->group_size)
             finish(search, group, candidate);
     }
-    if (search->n_generated == search->params->max_new_tokens)
+    if (n_survivors == 0 && group->n_finished == 0) return false; // the rules forbid every continuation
+    bool goes_on = n_survivors > 0 && can_improve(search, group, search->candidates[0].score);
+    if (goes_on && search->n_generated == search->params->max_new_tokens) {
         for (int32_t i = 0; i < n_survivors; i++)
             finish(search, group, search->survivors[i]);
-    if (n_survivors == 0 && group->n_finished == 0) return false; // the rules forbid every continuation
+        goes_on = false;
+    }
     live_on(search, group, n_survivors);
     for (int32_t i = 0; i < n_survivors; i++)
         search->chosen[search->n_chosen++] = search->survivors[i].token;
-    const bool goes_on = n_survivors > 0 && search->n_generated < search->params->max_new_tokens &&
-                         can_improve(search, group, search->candidates[0].score);
     if (!goes_on) group->n_live = 0; // no live hypothesis is a result
     return goes_on;
 }
