@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
@@ -23,7 +23,16 @@ from edge_s2s.threads import MAX_THREADS
 
 OK, ERROR, USAGE, SOME_ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
-_OPTIONS = {  # of `generate` and `summarize`: type and help
+
+def _json(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"expected JSON such as [3, 4], found {text}") from error
+    return value
+
+
+_OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` and `summarize`: type and help
     "num_beams": (int, "hypotheses followed at a time; 1 is greedy search"),
     "num_beam_groups": (int, "above 1, diverse beam search by so many groups"),
     "diversity_penalty": (float, "for a token that an earlier group has chosen"),
@@ -39,7 +48,22 @@ _OPTIONS = {  # of `generate` and `summarize`: type and help
     "length_penalty": (float, "above 0, beam search favours longer results"),
     "no_repeat_ngram_size": (int, "no n-gram of this size occurs twice; 0 is off"),
     "repetition_penalty": (float, "above 1, tokens that occurred become less likely"),
+    "encoder_repetition_penalty": (float, "above 1, tokens of the source become more likely"),
+    "encoder_no_repeat_ngram_size": (int, "no n-gram of this size of the source occurs; 0 is off"),
+    "forced_bos_token_id": (int, "the first new token; -1 is off"),
+    "forced_eos_token_id": (int, "the last token at the longest length; -1 is off"),
+    "suppress_tokens": (_json, "token ids that never occur, such as '[3, 4]'"),
+    "begin_suppress_tokens": (_json, "token ids that do not come first, such as '[3, 4]'"),
+    "bad_words_ids": (_json, "token sequences that never occur, such as '[[3, 4], [5]]'"),
+    "sequence_bias": (_json, "what is added to scores of token sequences, such as '[[[3, 4], -2.5]]'"),
+    "exponential_decay_length_penalty": (
+        _json,
+        "'[START, FACTOR]': from START tokens on, EOS grows by FACTOR",
+    ),
 }
+
+
+_METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", _json: "JSON"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,13 +212,13 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         if kind is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
         else:
-            group.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text)
+            group.add_argument(flag, type=kind, metavar=_METAVARS[kind], help=help_text)
 
 
 def _options(arguments: argparse.Namespace) -> GenerationOptions:
     try:
         return GenerationOptions(**{name: getattr(arguments, name) for name in _OPTIONS})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         arguments.usage_error(str(error))
         raise
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from edge_s2s.ctranslate2_names import accept_ctranslate2_names
 from edge_s2s.manifest import MAX_BIAS, PENALTY_RANGE, SAMPLING_RANGES, Dimensions, GenerationDefaults
 
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
@@ -47,9 +48,13 @@ _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 _SAME = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 
 
+@accept_ctranslate2_names
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """Options of `generate`; raises ValueError or TypeError with a sentence if they are wrong."""
+    """Options of `generate`; raises ValueError or TypeError with a sentence if they are wrong.
+
+    CTranslate2's names are taken, too: `beam_size` is `num_beams`; `ctranslate2_names` has the others.
+    """
 
     num_beams: int | None = None
     """Hypotheses followed at a time; 1 is greedy search."""

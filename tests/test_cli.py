@@ -294,3 +294,22 @@ def test_ctrl_c_ends_a_command_at_once_with_130(tiny_bundle: Path, tmp_path: Pat
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (130, b"")
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--suppress-tokens", "[3", "argument --suppress-tokens: expected JSON such as [3, 4], found [3"),
+        ("--suppress-tokens", "3", "suppress_tokens: expected a list of token ids, found 3"),
+        ("--sequence-bias", "[[[3], NaN]]", "sequence_bias: expected a number"),
+        ("--exponential-decay-length-penalty", "[3]", "expected (start, factor), found [3]"),
+        ("--encoder-repetition-penalty", "0", "encoder_repetition_penalty: expected a number"),
+    ],
+)
+def test_a_wrong_rule_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], flag: str, value: str, sentence: str
+):
+    with pytest.raises(SystemExit) as end:
+        main(["generate", "--jsonl", "in.jsonl", "--out", "out.jsonl", flag, value])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
