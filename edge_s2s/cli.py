@@ -60,6 +60,8 @@ _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` an
         _json,
         "'[START, FACTOR]': from START tokens on, EOS grows by FACTOR",
     ),
+    "source_language": (str, "code of the text's language, for a model with several"),
+    "target_language": (str, "code of the result's language"),
 }
 
 

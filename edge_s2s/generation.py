@@ -124,6 +124,10 @@ class GenerationOptions:
     """The first new token; -1 switches the bundle's default off."""
     forced_eos_token_id: int | None = None
     """The last token where `max_new_tokens` is reached; -1 switches the bundle's default off."""
+    source_language: str | None = None
+    """Code of the text's language, for a model with several; `Manifest.language_tokens` has them."""
+    target_language: str | None = None
+    """Code of the result's language."""
     deadline_ms: int | None = None
     """Time for the whole call, encoder included; what is there then comes with `finish_reason="deadline"`."""
 
@@ -136,6 +140,9 @@ class GenerationOptions:
                 _check_float(name, number, low, high)
         if not (self.do_sample is None or isinstance(self.do_sample, bool)):
             raise ValueError(f"do_sample: expected True or False, found {self.do_sample!r}")
+        for name in ("source_language", "target_language"):
+            if not isinstance(getattr(self, name), str | None):
+                raise TypeError(f"{name}: expected a code such as en, found {getattr(self, name)!r}")
         early = self.early_stopping
         if not (early is None or isinstance(early, bool) or early == "never"):
             raise ValueError(f'early_stopping: expected True, False or "never", found {early!r}')

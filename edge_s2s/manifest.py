@@ -25,6 +25,7 @@ RUNTIME_VERSION = "0.1.0"  # of edge_s2s; a bundle's min_runtime is compared wit
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 TOKENIZER = "tokenizer.json"
+TARGET_TOKENIZER = "target_tokenizer.json"  # for results, where they have a vocabulary or pieces of their own
 KNOWN_EXTENSIONS: frozenset[str] = frozenset()
 MAX_FILES = 64
 MAX_FILE_SIZE = 1 << 40
@@ -185,6 +186,38 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True)
+class TextRules:
+    """How token ids become text where tokenizer.json cannot say it."""
+
+    strip: bool = False
+    """No white space around the text."""
+    clean_up_spaces: bool = False
+    """No blank before punctuation and contractions: transformers' `clean_up_tokenization_spaces`."""
+    bad_bytes: Literal["run", "each", "drop"] = "run"
+    """What becomes of byte tokens that are no UTF-8. run: U+FFFD for each byte of a run of byte tokens which
+    is not UTF-8 as a whole, as in the tokenizers library. each: U+FFFD for each wrong byte, as in
+    SentencePiece. drop: nothing, as in ByT5."""
+
+
+@dataclass(frozen=True)
+class Languages:
+    """How a model is told languages; none, by default."""
+
+    ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Language code -> token id."""
+    head: tuple[int | Literal["source", "target"], ...] = ()
+    """What stands before the tokens of a text: token ids, and the language of source or target."""
+    tail: tuple[int | Literal["source", "target"], ...] = ()
+    """What stands behind them."""
+    target_is_first_token: bool = False
+    """The target language is the first new token: generate's `forced_bos_token_id`."""
+    source: str | None = None
+    """The source language unless one is given."""
+    target: str | None = None
+    """The target language unless one is given."""
+
+
+@dataclass(frozen=True)
 class Quantization:
     """How numbers are stored; `head_rescore` best logits are recomputed with float32 activations."""
 
@@ -244,6 +277,8 @@ class Manifest:
     min_runtime: str
     licence: Licence
     created_by: str
+    text: TextRules = dataclasses.field(default=TextRules(), metadata=OPTIONAL)
+    language_tokens: Languages = dataclasses.field(default=Languages(), metadata=OPTIONAL)
     files: Mapping[str, FileEntry] = dataclasses.field(default_factory=dict)
     extensions: Mapping[str, object] = dataclasses.field(default_factory=dict)
     extensions_required: tuple[str, ...] = ()
@@ -254,8 +289,10 @@ class Manifest:
 
     def to_document(self) -> dict[str, object]:
         """As JSON has it, without schema and digest; what is off and may be left out is left out."""
+        present = without_defaults(self)
+        document = {name: value for name, value in dataclasses.asdict(self).items() if name in present}
         optional = {name: without_defaults(getattr(self, name)) for name in ("dimensions", "generation")}
-        return {**dataclasses.asdict(self), **optional}
+        return {**document, **optional}
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Self:
@@ -293,6 +330,7 @@ class Manifest:
             raise refuse(MANIFEST, "dimensions.n_encoder_layers", "1..256", self.dimensions.n_encoder_layers)
         _check_tokens(self)
         _check_rules(self.generation)
+        _check_languages(self.language_tokens, self.dimensions.vocab_size)
         for extension in self.extensions_required:
             if extension not in self.extensions or extension not in KNOWN_EXTENSIONS:
                 raise BundleError(
@@ -378,6 +416,18 @@ def _check_rules(generation: GenerationDefaults) -> None:
     ):
         if not smallest <= value <= largest:
             raise refuse(MANIFEST, f"generation.{name}", f"{smallest:g}..{largest:g}", value)
+
+
+def _check_languages(languages: Languages, vocab_size: int) -> None:
+    fixed = [part for part in languages.head + languages.tail if isinstance(part, int)]
+    if wrong := [token for token in (*languages.ids.values(), *fixed) if not 0 <= token < vocab_size]:
+        raise refuse(MANIFEST, "language_tokens", f"token ids below vocab_size {vocab_size}", wrong[0])
+    for where, code in (("source", languages.source), ("target", languages.target)):
+        if code is not None and code not in languages.ids:
+            raise refuse(MANIFEST, f"language_tokens.{where}", "one of language_tokens.ids", code)
+    for code in languages.ids:
+        if not code or len(code) > 100 or not code.isprintable():
+            raise refuse(MANIFEST, "language_tokens.ids", "codes of 1..100 printable characters", code)
 
 
 def _check_files(manifest: Manifest) -> None:

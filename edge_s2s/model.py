@@ -29,9 +29,9 @@ from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis, LogitsProce
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, InputTooLongError
 from edge_s2s.generation import FinishReason, Generation, GenerationOptions, GenerationStats
-from edge_s2s.manifest import TOKENIZER, GenerationDefaults, Manifest
+from edge_s2s.manifest import GenerationDefaults, Manifest
 from edge_s2s.threads import MAX_THREADS, default_num_threads
-from edge_s2s.tokenizer import TextStream, Tokenizer
+from edge_s2s.tokenizer import TextStream, Tokenizer, open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
 
 MAX_BATCH_SIZE = 1024
@@ -88,16 +88,16 @@ class Seq2SeqModel:
             raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
         with open_bundle(path) as bundle:
             self.manifest: Manifest = bundle.manifest
-            tokenizer = Tokenizer(
-                bundle.read(TOKENIZER),
-                vocab_size=self.manifest.dimensions.vocab_size,
-                prefix=self.manifest.prefix,
-                unk_id=self.manifest.special_tokens.unk,
+            keys = bundle.weights.keys
+            tokenizer, target_tokenizer = open_tokenizers(
+                self.manifest,
+                bundle.read,
+                source_vocab_size=int(keys.get("source_vocab_size", keys["vocab_size"])),
             )
             weights = bundle.read(WEIGHTS)
             decoder = DecoderModel(weights, num_threads=n_threads, isa=isa, verify=False)  # the bundle did
             encoder = Encoder(bundle, num_threads=n_threads, providers=providers)
-        self._open_parts: _Parts | None = _Parts(tokenizer, encoder, decoder)
+        self._open_parts: _Parts | None = _Parts(tokenizer, target_tokenizer, encoder, decoder)
 
     def encode(self, text: str) -> list[int]:
         """The input ids of a text, task prefix and control tokens included."""
@@ -105,7 +105,7 @@ class Seq2SeqModel:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids."""
-        return self._parts.tokenizer.decode(token_ids)
+        return self._parts.target_tokenizer.decode(token_ids)
 
     def generate(
         self,
@@ -133,11 +133,13 @@ class Seq2SeqModel:
             raise TypeError(f"texts: expected a list of texts, found one {found}; write generate([text])")
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
-        job = _Job(self._parts, self._complete(options), _deadline(options), _seed(options), batch_size)
+        job = _Job(self._parts_for(options), self._complete(options), _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
         sources = [
-            dataclasses.replace(self._source(text, name, truncation), logits_processor=processor)
+            dataclasses.replace(
+                self._source(job.parts.tokenizer, text, name, truncation), logits_processor=processor
+            )
             for text, name, processor in zip(
                 inputs, names, _processors(logits_processor, len(inputs)), strict=False
             )
@@ -152,8 +154,8 @@ class Seq2SeqModel:
         Closing the generator ends the work within one decoding step. Its return value is the Generation.
         """
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(self._parts, params, _deadline(options), _seed(options))
-        return _stream(job, self._source(text, "the text", truncation))
+        job = _Job(self._parts_for(options), params, _deadline(options), _seed(options))
+        return _stream(job, self._source(job.parts.tokenizer, text, "the text", truncation))
 
     def summarize(
         self,
@@ -178,10 +180,10 @@ class Seq2SeqModel:
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(self._parts, params, _deadline(options), _seed(options))
+        job = _Job(self._parts_for(options), params, _deadline(options), _seed(options))
         limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
         _check_text(document, "the document")
-        encode = self._parts.tokenizer.encode
+        encode = job.parts.tokenizer.encode
         if len(encode(document[:_FIRST_LOOK])) <= limit and len(input_ids := encode(document)) <= limit:
             return _stream(job, _Source(input_ids))
         return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document)
@@ -209,16 +211,35 @@ class Seq2SeqModel:
             raise TypeError(
                 f"options: expected GenerationOptions, found {found}; write GenerationOptions(num_beams=4)"
             )
-        return options.complete(self.manifest.generation, self.manifest.dimensions)
+        params = options.complete(self.manifest.generation, self.manifest.dimensions)
+        languages = self.manifest.language_tokens
+        if languages.target_is_first_token and options.forced_bos_token_id is None:
+            if options.target_language in languages.ids:
+                code = options.target_language
+            else:
+                code = languages.target if params.forced_bos_token_id is None else None
+            if code is not None:
+                return dataclasses.replace(params, forced_bos_token_id=languages.ids[code])
+        return params
 
-    def _source(self, text: str | Sequence[int], name: str, truncation: bool) -> "_Source":
+    def _parts_for(self, options: GenerationOptions | None) -> "_Parts":
+        """What a call works with: the tokenizer as its languages want it."""
+        parts = self._parts
+        if options is None:
+            return parts
+        tokenizer = parts.tokenizer.with_languages(options.source_language, options.target_language)
+        return dataclasses.replace(parts, tokenizer=tokenizer)
+
+    def _source(
+        self, tokenizer: Tokenizer, text: str | Sequence[int], name: str, truncation: bool
+    ) -> "_Source":
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
         limit = self.manifest.dimensions.max_source_len
         if isinstance(text, str):
             _check_text(text, name)
-            input_ids = self._parts.tokenizer.encode(text)
+            input_ids = tokenizer.encode(text)
             if len(input_ids) > limit and truncation:
-                return _Source(self._parts.tokenizer.encode(text, max_len=limit), truncated=True)
+                return _Source(tokenizer.encode(text, max_len=limit), truncated=True)
         else:
             input_ids = self._check_ids(text, name)
             if len(input_ids) > limit and truncation:
@@ -266,6 +287,7 @@ def _processors(
 @dataclass(frozen=True)
 class _Parts:
     tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
     encoder: Encoder
     decoder: DecoderModel
 
@@ -375,7 +397,7 @@ class _Job:
         seed: int | None = None,
     ) -> Generation:
         return Generation(
-            text=self.parts.tokenizer.decode(hypothesis.token_ids),
+            text=self.parts.target_tokenizer.decode(hypothesis.token_ids),
             token_ids=hypothesis.token_ids,
             score=hypothesis.score,
             token_logprobs=hypothesis.token_logprobs,
@@ -405,7 +427,7 @@ class _Job:
 
 
 def _stream(job: _Job, source: _Source) -> Generator[str, None, Generation]:
-    text = TextStream(job.parts.tokenizer)
+    text = TextStream(job.parts.target_tokenizer)
     tokens = _in_thread(lambda cancellation, emit: job.run([source], cancellation, emit)[0][0])
     try:
         while True:

@@ -1,18 +1,23 @@
 """Text to token ids and back, with a Hugging Face tokenizer whose parts come from an allow-list.
 
 A bundle cannot bring a regular expression: matching time would be in its author's hands. What remains runs in
-time proportional to the text (times its logarithm). Control tokens in a text are plain text.
+time proportional to the text (times its logarithm). Control tokens and added tokens in a text are plain text.
 """
 
 import base64
+import codecs
+import copy
+import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import tokenizers
 
+from edge_s2s.charsmap import MAX_REPLACEMENT, Charsmap
 from edge_s2s.errors import BundleError
-from edge_s2s.manifest import TOKENIZER
+from edge_s2s.manifest import TARGET_TOKENIZER, TOKENIZER, Languages, Manifest, TextRules
 from edge_s2s.strict_json import parse_json
 from edge_s2s.weights import Buffer
 
@@ -39,40 +44,118 @@ _PAIRS = rb"\{" + _FLAT + rb"*+\}"  # {"token": id, ...}
 _LISTS = rb"\[(?:" + _FLAT + rb"|\[" + _FLAT + rb"*+\])*+\]"  # ["a b", ...] or [["token", -1.5], ...]
 _BULK = re.compile(rb'"(vocab|merges)"\s*+:\s*+(?:' + _PAIRS + rb"|" + _LISTS + rb")", re.DOTALL)
 
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+# A charsmap as the library writes it. A quote inside a string is escaped, so this cannot be part of one.
+_PRECOMPILED = re.compile(
+    rb'\{\s*"type"\s*:\s*"Precompiled"\s*,\s*"precompiled_charsmap"\s*:\s*"([^"\\]*)"\s*\}'
+)
+_NO_NORMALIZER = b'{"type":"Sequence","normalizers":[]}'
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANKS = re.compile("[ \t\n\r\u2581]*")
+
+_CLEAN_UP = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
+    (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+_CLEAN_UP_REACH = 8  # characters from a blank to what may still remove it
+_BAD_BYTES = {"each": "edge_s2s.each", "drop": "ignore"}  # error handlers of bytes.decode
+
+
+def open_tokenizers(
+    manifest: Manifest, read: Callable[[str], Buffer], *, source_vocab_size: int
+) -> tuple["Tokenizer", "Tokenizer"]:
+    """The tokenizers of a bundle for sources and for results, mostly one; `read` gets the name of a file."""
+    unk_id = manifest.special_tokens.unk
+    source = Tokenizer(
+        read(TOKENIZER),
+        vocab_size=source_vocab_size,
+        prefix=manifest.prefix,
+        unk_id=unk_id,
+        rules=manifest.text,
+        languages=manifest.language_tokens,
+    )
+    if TARGET_TOKENIZER not in manifest.files:
+        return source, source
+    vocab_size = manifest.dimensions.vocab_size
+    target = Tokenizer(read(TARGET_TOKENIZER), vocab_size=vocab_size, unk_id=unk_id, rules=manifest.text)
+    return source, target
 
 
 class Tokenizer:
     """The tokenizer of a bundle; immutable, shared by any number of threads.
 
-    `data` are the verified bytes of tokenizer.json, `prefix` the task prefix that every text gets.
+    `data` are the verified bytes of tokenizer.json, `prefix` the task prefix that every text gets. Pieces
+    beyond `vocab_size` are words that the model does not know: `unk_id`. `rules` say how ids become text.
     """
 
-    def __init__(self, data: Buffer, *, vocab_size: int, prefix: str = "", unk_id: int | None = None) -> None:
-        _check_components(bytes(data))
+    def __init__(
+        self,
+        data: Buffer,
+        *,
+        vocab_size: int,
+        prefix: str = "",
+        unk_id: int | None = None,
+        rules: TextRules = TextRules(),  # noqa: B008  # frozen
+        languages: Languages = Languages(),  # noqa: B008  # frozen
+    ) -> None:
+        data, self._charsmap = _check_components(bytes(data))
         with _failures_are_the_bundles():
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(bytes(data))
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
-            self._tokenizer.encode_special_tokens = True  # as plain text
+            added = self._tokenizer.get_added_tokens_decoder()
+            # Special tokens are plain text in a text, so all that are to be become special.
+            self._tokenizer.add_special_tokens(
+                [token.content for token in added.values() if not token.special]
+            )
+            self._tokenizer.encode_special_tokens = True
             n_tokens = self._tokenizer.get_vocab_size()
             mask = self._tokenizer.encode("a").special_tokens_mask
             ids = self._tokenizer.encode("a").ids
-        if n_tokens > vocab_size:
+        if n_tokens > vocab_size and unk_id is None:
             raise BundleError(TOKENIZER, f"at most {vocab_size} tokens, as the model has", f"{n_tokens}")
         body = [i for i, special in enumerate(mask) if not special]
         if not body:
             raise BundleError(TOKENIZER, "tokens for a letter", "none")
         self._prefix = prefix
         self._vocab_size = vocab_size
+        self._unk_id = unk_id
+        self._rules = rules
         self._head, self._tail = ids[: body[0]], ids[body[-1] + 1 :]  # what the post-processor adds
-        added = self._tokenizer.get_added_tokens_decoder()
+        self._languages = languages
+        if languages.ids:
+            self._set_languages(languages.source, languages.target)
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         # What must not come from a text; some tokenizers call byte tokens and <unk> special, which may.
         self._control_ids = frozenset(
             i for i in self._special_ids if i != unk_id and not _BYTE_TOKEN.fullmatch(added[i].content)
+        )
+
+    def with_languages(self, source_language: str | None, target_language: str | None) -> Self:
+        """This tokenizer for other languages than the bundle's defaults; ValueError for an unknown code."""
+        given = {"source_language": source_language, "target_language": target_language}
+        if not any(given.values()):
+            return self
+        for option, code in given.items():
+            if code is not None and code not in self._languages.ids:
+                raise ValueError(f"{option}: {_unknown_code(code, [*self._languages.ids])}")
+        other = copy.copy(self)
+        other._set_languages(
+            source_language or self._languages.source, target_language or self._languages.target
+        )
+        return other
+
+    def _set_languages(self, source: str | None, target: str | None) -> None:
+        language_ids = self._languages.ids
+        # A language that is not given is left out.
+        ids = {
+            "source": [language_ids[source]] if source else [],
+            "target": [language_ids[target]] if target else [],
+        }
+        self._head, self._tail = (
+            [token for part in parts for token in (ids[part] if isinstance(part, str) else [part])]
+            for parts in (self._languages.head, self._languages.tail)
         )
 
     @property
@@ -90,12 +173,16 @@ class Tokenizer:
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text alone, without prefix and control tokens."""
         text = _SURROGATE.sub("\ufffd", text)  # half a character is none
+        if self._charsmap is not None:
+            text = self._charsmap.normalize(text)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not self._control_ids.isdisjoint(ids):
             # A model of whole pieces (Unigram) knows `</s>` as a piece of its own: spell it instead.
             ids = [part for i in ids for part in (self._spell(i) if i in self._control_ids else [i])]
         if ids and max(ids) >= self._vocab_size:
-            raise BundleError(TOKENIZER, f"token ids below {self._vocab_size}", f"{max(ids)}")
+            if self._unk_id is None:
+                raise BundleError(TOKENIZER, f"token ids below {self._vocab_size}", f"{max(ids)}")
+            ids = [i if i < self._vocab_size else self._unk_id for i in ids]
         return ids
 
     def _spell(self, token_id: int) -> list[int]:
@@ -104,17 +191,66 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        ids = [token_id for token_id in token_ids if token_id not in self._special_ids]
+        if self._rules.bad_bytes == "run":
+            text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        else:
+            text = _join(map(self._tokenizer.id_to_token, ids), _BAD_BYTES[self._rules.bad_bytes])
+        if self._rules.strip:
+            text = text.strip()
+        if self._rules.clean_up_spaces:
+            for pattern, replacement in _CLEAN_UP:
+                text = text.replace(pattern, replacement)
         return text
+
+    def is_text(self, token_id: int) -> bool:
+        """Whether a token adds to a decoded text: not special, and known."""
+        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+
+    def may_change(self, token_id: int) -> bool:
+        """Whether the text of a token may be another one when more tokens follow it.
+
+        It is one byte of a run that becomes U+FFFD as a whole if a later byte is wrong.
+        """
+        return self._rules.bad_bytes == "run" and self.is_byte(token_id)
 
     def is_byte(self, token_id: int) -> bool:
         """Whether a token stands for one byte of a character that has no token."""
         token = self._tokenizer.id_to_token(token_id)
         return token is not None and _BYTE_TOKEN.fullmatch(token) is not None
 
-    def is_text(self, token_id: int) -> bool:
-        """Whether a token adds to a decoded text: not special, and known."""
-        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+    def settled(self, text: str) -> str:
+        """The part of a decoded text that stays when more tokens follow."""
+        text = text.rstrip() if self._rules.strip else text
+        text = text.rstrip(" \t\r\n\ufffd")
+        if self._rules.clean_up_spaces:  # what follows a blank may still remove it
+            blank = text.find(" ", max(0, len(text) - _CLEAN_UP_REACH))
+            text = text if blank < 0 else text[:blank]
+        return text
+
+
+def _unknown_code(code: str, known: list[str]) -> str:
+    if not known:
+        return f"this model is told no languages, found {code!r}"
+    close = [name for name in known if name.startswith(code)] or difflib.get_close_matches(code, known)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"expected one of {', '.join(known)}, found {code!r}{hint}"
+
+
+def _join(tokens: Iterable[str | None], errors: str) -> str:
+    """The text of SentencePiece's pieces, each run of byte tokens decoded as one."""
+    parts: list[str] = []
+    run = bytearray()
+    for token in tokens:
+        if token is not None and (byte := _BYTE_TOKEN.fullmatch(token)):
+            run.append(int(byte[1], 16))
+            continue
+        if run:
+            parts.append(run.decode(errors=errors))
+            run.clear()
+        if token is not None:
+            parts.append(token.replace("\u2581", " "))
+    return "".join(parts) + run.decode(errors=errors)
 
 
 class TextStream:
@@ -127,7 +263,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._n_settled = 0  # ids before the last run of byte tokens, which is decoded as one
+        self._n_settled = 0  # ids before the last run of byte tokens that is decoded as one
         self._n_sent = 0  # characters
 
     def push(self, token_ids: Sequence[int]) -> str:
@@ -135,10 +271,9 @@ class TextStream:
         for token_id in token_ids:
             if self._tokenizer.is_text(token_id):
                 self._ids.append(token_id)
-                if not self._tokenizer.is_byte(token_id):
+                if not self._tokenizer.may_change(token_id):
                     self._n_settled = len(self._ids)
-        text = self._tokenizer.decode(self._ids[: self._n_settled])
-        return self._send(text.rstrip(" \t\r\n\ufffd"))
+        return self._send(self._tokenizer.settled(self._tokenizer.decode(self._ids[: self._n_settled])))
 
     def finish(self) -> str:
         """The rest."""
@@ -150,10 +285,20 @@ class TextStream:
         return piece
 
 
-def _check_components(data: bytes) -> None:
+def _replace_each(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ufffd", error.start + 1
+
+
+codecs.register_error("edge_s2s.each", _replace_each)
+
+
+def _check_components(data: bytes) -> tuple[bytes, Charsmap | None]:
+    """Refuses what the allow-list lacks. Returns the file without its charsmap, and that."""
     if len(data) > MAX_SIZE:
         raise BundleError(TOKENIZER, f"at most {MAX_SIZE} bytes", f"{len(data)} bytes")
-    rest = _BULK.sub(rb'"\1":0', data)
+    charsmaps = _PRECOMPILED.findall(data)
+    rest = _BULK.sub(rb'"\1":0', _PRECOMPILED.sub(b'{"type":"Precompiled"}', data))
     document = parse_json(rest, TOKENIZER, MAX_SIZE)
     if not isinstance(document, dict):
         raise BundleError(TOKENIZER, "a JSON object", type(document).__name__)
@@ -168,6 +313,19 @@ def _check_components(data: bytes) -> None:
         elif name not in _NOT_COMPONENTS:
             known = ", ".join([*ALLOWED, *sorted(_NOT_COMPONENTS)])
             raise BundleError(TOKENIZER, f"the keys {known}", ascii(name)[:100])
+    normalizers = [part["type"] for part in _parts("normalizer", document.get("normalizer"))]
+    normalizers = [kind for kind in normalizers if kind != "Sequence"]
+    if "Precompiled" not in normalizers:
+        return data, None
+    if normalizers.index("Precompiled") or normalizers.count("Precompiled") != 1 or len(charsmaps) != 1:
+        raise BundleError(
+            TOKENIZER, "normalizer: one Precompiled with a charsmap, first", f"{normalizers}"[:100]
+        )
+    try:
+        charsmap = Charsmap(base64.b64decode(charsmaps[0], validate=True))
+    except ValueError as error:
+        raise BundleError(TOKENIZER, "normalizer: a charsmap that holds its trie", str(error)) from error
+    return _PRECOMPILED.sub(_NO_NORMALIZER, data), charsmap
 
 
 def _parts(name: str, component: object) -> Iterator[dict[str, object]]:
@@ -196,8 +354,6 @@ def _check_part(name: str, part: dict[str, object]) -> None:
         raise BundleError(TOKENIZER, f"{name}: {kind} with a pattern that is not empty", ascii(pattern)[:100])
     if kind == "Replace" and not (pattern and isinstance(part.get("content"), str)):
         raise BundleError(TOKENIZER, f"{name}: Replace of a text by a text", ascii(part)[:100])
-    if kind == "Precompiled":
-        _check_charsmap(name, part.get("precompiled_charsmap"))
     if part.get("dropout") not in (None, 0.0):
         raise BundleError(TOKENIZER, f"{name}: no dropout, which is random", ascii(part["dropout"])[:100])
     # What TextStream relies on: beyond byte tokens, decoders change nothing but blanks and line breaks.
@@ -211,23 +367,12 @@ def _growth(part: dict[str, object]) -> float:
     """How many times as long a part can make a text; `_check_part` has seen it."""
     if part["type"] == "Prepend":
         return max(1.0, len(str(part.get("prepend"))))
+    if part["type"] == "Precompiled":
+        return float(MAX_REPLACEMENT)
     if part["type"] != "Replace":
         return 1.0
     assert isinstance(part["pattern"], dict)
     return max(1.0, len(str(part["content"])) / len(part["pattern"]["String"]))
-
-
-def _check_charsmap(name: str, charsmap: object) -> None:
-    """Its first four bytes say how many bytes of it are a trie; the library allocates what they say."""
-    try:
-        data = base64.b64decode(charsmap if isinstance(charsmap, str) else "", validate=True)
-    except ValueError:
-        data = b""
-    n_trie = int.from_bytes(data[:4], "little")
-    if len(data) < 4 or n_trie > len(data) - 4 or n_trie % 4:
-        raise BundleError(
-            TOKENIZER, f"{name}: a charsmap that holds its trie", f"{len(data)} bytes, trie {n_trie}"
-        )
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import numpy as np
 from edge_s2s.bundle import Bundle
 from edge_s2s.decoder import DecoderModel, Floats
 from edge_s2s.encoder import Encoder
-from edge_s2s.manifest import TOKENIZER, Manifest
-from edge_s2s.tokenizer import Tokenizer
+from edge_s2s.manifest import FileEntry, Manifest
+from edge_s2s.tokenizer import open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import read_weights
 
@@ -33,11 +33,12 @@ class Candidate:
         views = {name: memoryview(data) for name, data in files.items()}
         self._encoder = Encoder(Bundle(Path(manifest.name), "directory", manifest, self.weights, views))
         self._decoder = DecoderModel(files[WEIGHTS])
-        self.tokenizer = Tokenizer(
-            files[TOKENIZER],
-            vocab_size=manifest.dimensions.vocab_size,
-            prefix=manifest.prefix,
-            unk_id=manifest.special_tokens.unk,
+        keys = self.weights.keys
+        listed = dict.fromkeys(files, FileEntry(0, ""))  # the manifest gets its files when it is written
+        self.tokenizer, self.target_tokenizer = open_tokenizers(
+            dataclasses.replace(manifest, files=listed),
+            lambda name: files[name],
+            source_vocab_size=int(keys.get("source_vocab_size", keys["vocab_size"])),
         )
 
     def encode(self, input_ids: Sequence[int]) -> Floats:

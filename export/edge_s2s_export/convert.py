@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from edge_s2s.bundle import write_bundle
 from edge_s2s.manifest import (
@@ -36,7 +36,7 @@ from .model_spec import ModelSpec
 from .onnx_encoder import export_encoder
 from .probe_texts import probe_texts
 from .quantize import quantize_tensors
-from .tokenizer_json import tokenizer_json
+from .tokenizer_json import language_tokens, load_tokenizer, text_rules, tokenizer_files
 
 HEAD_RESCORE = 8  # best logits that are recomputed with float activations in an int8 bundle
 N_GATE_TEXTS = 20
@@ -105,13 +105,15 @@ def convert(
         min_runtime=RUNTIME_VERSION,
         licence=Licence(licence, tuple(data)),
         created_by=f"edge-s2s-export {RUNTIME_VERSION}",
+        text=text_rules(tokenizer),
+        language_tokens=language_tokens(tokenizer),
     )
     manifest.check()  # a wrong name or version, before the minutes that the rest takes
     with step("export the encoder"):
         files = {
             ONNX_FILE: export_encoder(spec.encoder, dtype="float32"),
             "decoder.weights": write_weights(spec.keys, spec.tensors),
-            "tokenizer.json": tokenizer_json(tokenizer),
+            **tokenizer_files(tokenizer, spec.source_vocab_size),
         }
     candidate = Candidate(manifest, files)
     with step("run transformers"):
@@ -165,7 +167,7 @@ def _load(source: str | Path) -> tuple[Any, Any]:
         raise ExportError(f"{source}: expected {expected}; {error}") from error
     families.family_of(config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(source)
         model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
         raise ExportError(
