@@ -91,11 +91,11 @@ def test_refused(name, tmp_path):
         assert path.read_bytes() != VALID_ZIP
 
     tracemalloc.start()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     try:
         with opened_paths() as paths:
             error = refusal(path)
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -107,7 +107,8 @@ def test_refused(name, tmp_path):
     assert str(error).startswith(f"{error.file}: ")
     assert str(error).isprintable()
     assert len(str(error)) < 1000
-    assert seconds < 2
+    assert cpu_seconds < 2
+    assert seconds < 10, "it waits for something; a busy machine alone is not that slow"
     assert peak <= 2 * size_of(path) + (1 << 20)
     assert set(paths) <= {str(path), *VALID}  # a bare name is relative to the open directory
 
