@@ -278,12 +278,12 @@ def test_checking_sixty_megabytes_costs_little_more_than_hashing_them():
     assert 50e6 < len(data) < 70e6
     read_seconds, hash_seconds = [], []
     for _ in range(7):
-        start = time.perf_counter()
+        start = time.process_time()
         read_weights(data)
-        read_seconds.append(time.perf_counter() - start)
-        start = time.perf_counter()
+        read_seconds.append(time.process_time() - start)
+        start = time.process_time()
         hashlib.sha256(data).digest()
-        hash_seconds.append(time.perf_counter() - start)
+        hash_seconds.append(time.process_time() - start)
     assert min(read_seconds) < min(hash_seconds) + 0.05
 
 
