@@ -65,7 +65,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` an
 }
 
 
-_METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", _json: "JSON"}
+_METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", str: "CODE", _json: "JSON"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,6 +182,7 @@ def _add(
         description=f"{help_text[0].upper()}{help_text[1:]}.",
         epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     command.set_defaults(command=run, usage_error=command.error)
     return command

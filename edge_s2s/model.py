@@ -88,12 +88,7 @@ class Seq2SeqModel:
             raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
         with open_bundle(path) as bundle:
             self.manifest: Manifest = bundle.manifest
-            keys = bundle.weights.keys
-            tokenizer, target_tokenizer = open_tokenizers(
-                self.manifest,
-                bundle.read,
-                source_vocab_size=int(keys.get("source_vocab_size", keys["vocab_size"])),
-            )
+            tokenizer, target_tokenizer = open_tokenizers(self.manifest, bundle.read)
             weights = bundle.read(WEIGHTS)
             decoder = DecoderModel(weights, num_threads=n_threads, isa=isa, verify=False)  # the bundle did
             encoder = Encoder(bundle, num_threads=n_threads, providers=providers)

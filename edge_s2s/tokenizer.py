@@ -62,14 +62,12 @@ _CLEAN_UP_REACH = 8  # characters from a blank to what may still remove it
 _BAD_BYTES = {"each": "edge_s2s.each", "drop": "ignore"}  # error handlers of bytes.decode
 
 
-def open_tokenizers(
-    manifest: Manifest, read: Callable[[str], Buffer], *, source_vocab_size: int
-) -> tuple["Tokenizer", "Tokenizer"]:
+def open_tokenizers(manifest: Manifest, read: Callable[[str], Buffer]) -> tuple["Tokenizer", "Tokenizer"]:
     """The tokenizers of a bundle for sources and for results, mostly one; `read` gets the name of a file."""
     unk_id = manifest.special_tokens.unk
     source = Tokenizer(
         read(TOKENIZER),
-        vocab_size=source_vocab_size,
+        vocab_size=manifest.dimensions.n_source_tokens,
         prefix=manifest.prefix,
         unk_id=unk_id,
         rules=manifest.text,

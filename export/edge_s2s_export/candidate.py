@@ -33,12 +33,10 @@ class Candidate:
         views = {name: memoryview(data) for name, data in files.items()}
         self._encoder = Encoder(Bundle(Path(manifest.name), "directory", manifest, self.weights, views))
         self._decoder = DecoderModel(files[WEIGHTS])
-        keys = self.weights.keys
         listed = dict.fromkeys(files, FileEntry(0, ""))  # the manifest gets its files when it is written
         self.tokenizer, self.target_tokenizer = open_tokenizers(
             dataclasses.replace(manifest, files=listed),
             lambda name: files[name],
-            source_vocab_size=int(keys.get("source_vocab_size", keys["vocab_size"])),
         )
 
     def encode(self, input_ids: Sequence[int]) -> Floats:
