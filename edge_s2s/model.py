@@ -128,9 +128,8 @@ class Seq2SeqModel:
             raise TypeError(f"texts: expected a list of texts, found one {found}; write generate([text])")
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
-        job = _Job(
-            self._parts_for(options), self._complete(options), _deadline(options), _seed(options), batch_size
-        )
+        params = self._complete(options)
+        job = _Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
         sources = [

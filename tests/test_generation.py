@@ -19,16 +19,22 @@ def complete(**options: object) -> GenerationDefaults:
     return GenerationOptions(**options).complete(DEFAULTS, DIMENSIONS)  # type: ignore[arg-type]
 
 
-def test_every_option_but_the_deadline_is_one_of_transformers():
-    names = {field.name for field in dataclasses.fields(GenerationOptions)} - {"deadline_ms"}
-    assert names <= vars(GenerationConfig()).keys()
+def test_options_have_transformers_names_but_for_deadline_seed_and_languages():
+    ours = {"deadline_ms", "seed", "source_language", "target_language"}
+    names = {field.name for field in dataclasses.fields(GenerationOptions)} - ours
+    assert names <= vars(GenerationConfig()).keys() | {"num_beam_groups", "diversity_penalty"}
 
 
 def test_no_options_are_the_bundles_defaults():
     assert complete() == DEFAULTS
 
 
-def test_every_option_that_is_given_replaces_its_default():
+SAMPLING = {"do_sample": True, "temperature": 0.5, "top_k": 7, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8}
+GROUPS = {"num_beam_groups": 3, "diversity_penalty": 0.5}  # which go with no sampling
+
+
+@pytest.mark.parametrize("more", [SAMPLING, GROUPS], ids=["sampling", "groups"])
+def test_every_option_that_is_given_replaces_its_default(more: dict[str, object]):
     given = {
         "num_beams": 3,
         "num_return_sequences": 3,
@@ -47,10 +53,12 @@ def test_every_option_that_is_given_replaces_its_default():
         "encoder_no_repeat_ngram_size": 3,
         "exponential_decay_length_penalty": (4, 1.5),
         "sequence_bias": (((4, 5), -2.5), ((6,), 1.0)),
+        **more,
     }
-    assert given.keys() == {field.name for field in dataclasses.fields(GenerationDefaults)}
+    names = {field.name for field in dataclasses.fields(GenerationDefaults)}
+    assert given.keys() | SAMPLING.keys() | GROUPS.keys() == names
     assert all(getattr(DEFAULTS, name) != value for name, value in given.items())
-    assert dataclasses.asdict(complete(**given)) == given
+    assert dataclasses.asdict(complete(**given)) == dataclasses.asdict(DEFAULTS) | given
 
 
 def test_lengths_that_count_the_start_token_are_one_more():
