@@ -76,8 +76,8 @@ class ModelSpec:
         return int(self.keys.get("source_vocab_size", self.keys["vocab_size"]))
 
     def cross_kv(self, input_ids: Sequence[int]) -> np.ndarray:
-        """K and V of a source by torch, float32 [n_layers, 2, n_heads, source_len, d_head]."""
-        table = self.tensors.get("encoder_embedding.weight", self.tensors["embedding.weight"])
+        """K and V of a source by torch alone, float32 [n_layers, 2, n_heads, source_len, d_head]."""
+        table = self.encoder.encoder.embed_tokens.weight  # the model's, not ours, which may be wrong
         with torch.no_grad():
-            cross_kv: Tensor = self.encoder(torch.from_numpy(table[list(input_ids)])[None])["cross_kv"]
+            cross_kv: Tensor = self.encoder(table[list(input_ids)].float()[None])["cross_kv"]
         return cross_kv[0].numpy()

@@ -631,10 +631,10 @@ static int use_the_session(void *session, int32_t row, const int32_t *tokens, in
     es2s_generate_params p;
     es2s_generate_params_init(NULL, &p);
     (void)n;
-    REFUSES(ES2S_STATE, "on_tokens", es2s_session_step(session, tokens, 1, logits));
-    REFUSES(ES2S_STATE, "on_tokens", es2s_session_reorder_cache(session, &row, 1));
-    REFUSES(ES2S_STATE, "on_tokens", es2s_session_set_source(session, 0, cross_kv, 1));
-    REFUSES(ES2S_STATE, "on_tokens",
+    REFUSES(ES2S_STATE, "callback", es2s_session_step(session, tokens, 1, logits));
+    REFUSES(ES2S_STATE, "callback", es2s_session_reorder_cache(session, &row, 1));
+    REFUSES(ES2S_STATE, "callback", es2s_session_set_source(session, 0, cross_kv, 1));
+    REFUSES(ES2S_STATE, "callback",
             es2s_session_generate(session, &p, (int32_t[128]){0}, &row, logits, NULL, NULL));
     es2s_session_clear(session);
     n_calls_refused++;
