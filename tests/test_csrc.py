@@ -9,12 +9,13 @@ import pytest
 from c_builds import CHECKS, EMULATED, ROOT, build, find_tool, run
 
 X86_CHECKS = {"check_avx_vnni"}  # of x86 kernels
+KERNEL_CHECKS = ["check_kernels", "check_vector_kernels"]
 # The checks of each build. clang: floats have the same bits from another compiler.
 SELECTIONS = {
     "release": CHECKS,
     "address,undefined": CHECKS,
     "thread": ["check_threads"],
-    "clang": ["check_kernels"],
+    "clang": KERNEL_CHECKS,
 }
 
 
@@ -35,7 +36,7 @@ def test_every_c_check_passes_in_a_build_with(name: str):
 @pytest.mark.parametrize("cpu", ["cortex-a53", "max", "cortex-a7"])
 def test_kernels_give_the_same_bits_on_an_emulated(cpu: str):
     EMULATED[cpu].emulator()  # skips without qemu
-    ctest(EMULATED[cpu].build, ["check_kernels"], QEMU_CPU=cpu)
+    ctest(EMULATED[cpu].build, KERNEL_CHECKS, QEMU_CPU=cpu)
 
 
 @pytest.mark.release
