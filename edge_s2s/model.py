@@ -10,36 +10,29 @@ answer does not depend on its neighbours.
 """
 
 import dataclasses
-import hashlib
 import operator
 import os
-import secrets
-import struct
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Self, TypeVar
+from typing import Self
 
 from edge_s2s import documents
 from edge_s2s.bundle import open_bundle
-from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis, LogitsProcessor
+from edge_s2s.decoder import Cancellation, DecoderModel, LogitsProcessor
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, InputTooLongError
-from edge_s2s.generation import FinishReason, Generation, GenerationOptions, GenerationStats
+from edge_s2s.generation import FinishReason, Generation, GenerationOptions
+from edge_s2s.job import Job, Parts, Source
 from edge_s2s.manifest import GenerationDefaults, Manifest
 from edge_s2s.threads import MAX_THREADS, default_num_threads
 from edge_s2s.tokenizer import TextStream, Tokenizer, open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
+from edge_s2s.worker import in_thread, run_to_end
 
 MAX_BATCH_SIZE = 1024
 _FIRST_LOOK = 1 << 16  # characters that tell whether a document is long, before all of it is tokenized
-_SEED_BITS = 53  # of a seed made up here, which JSON readers that know doubles alone can hold
 _SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
-
-T = TypeVar("T")
 
 
 def default_bundle_path(*, must_exist: bool = False) -> Path:
@@ -92,7 +85,7 @@ class Seq2SeqModel:
             weights = bundle.read(WEIGHTS)
             decoder = DecoderModel(weights, num_threads=n_threads, isa=isa, verify=False)  # the bundle did
             encoder = Encoder(bundle, num_threads=n_threads, providers=providers)
-        self._open_parts: _Parts | None = _Parts(tokenizer, target_tokenizer, encoder, decoder)
+        self._open_parts: Parts | None = Parts(tokenizer, target_tokenizer, encoder, decoder)
 
     def encode(self, text: str) -> list[int]:
         """The input ids of a text, task prefix and control tokens included."""
@@ -129,7 +122,7 @@ class Seq2SeqModel:
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
         params = self._complete(options)
-        job = _Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
+        job = Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
         sources = [
@@ -140,7 +133,7 @@ class Seq2SeqModel:
                 inputs, names, _processors(logits_processor, len(inputs)), strict=False
             )
         ]
-        return _run(_in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
+        return run_to_end(in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
 
     def stream(
         self, text: str | Sequence[int], options: GenerationOptions | None = None, *, truncation: bool = False
@@ -150,7 +143,7 @@ class Seq2SeqModel:
         Closing the generator ends the work within one decoding step. Its return value is the Generation.
         """
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(self._parts_for(options), params, _deadline(options), _seed(options))
+        job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
         return _stream(job, self._source(job.parts.tokenizer, text, "the text", truncation))
 
     def summarize(
@@ -165,7 +158,7 @@ class Seq2SeqModel:
         While one of several chunks is read, `on_progress` gets how many are done and how many there are, in
         another thread; summaries that are summarized again count anew.
         """
-        return _run(self.stream_summary(document, options, on_progress=on_progress))
+        return run_to_end(self.stream_summary(document, options, on_progress=on_progress))
 
     def stream_summary(
         self,
@@ -176,12 +169,12 @@ class Seq2SeqModel:
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = _Job(self._parts_for(options), params, _deadline(options), _seed(options))
+        job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
         limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
         _check_text(document, "the document")
         encode = job.parts.tokenizer.encode
         if len(encode(document[:_FIRST_LOOK])) <= limit and len(input_ids := encode(document)) <= limit:
-            return _stream(job, _Source(input_ids))
+            return _stream(job, Source(input_ids))
         return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document)
 
     def close(self) -> None:
@@ -195,7 +188,7 @@ class Seq2SeqModel:
         self.close()
 
     @property
-    def _parts(self) -> "_Parts":
+    def _parts(self) -> Parts:
         if self._open_parts is None:
             raise ValueError("the model is closed")
         return self._open_parts
@@ -218,7 +211,7 @@ class Seq2SeqModel:
                 return dataclasses.replace(params, forced_bos_token_id=languages.ids[code])
         return params
 
-    def _parts_for(self, options: GenerationOptions | None) -> "_Parts":
+    def _parts_for(self, options: GenerationOptions | None) -> Parts:
         """What a call works with: the tokenizer as its languages want it."""
         parts = self._parts
         if options is None:
@@ -226,26 +219,24 @@ class Seq2SeqModel:
         tokenizer = parts.tokenizer.with_languages(options.source_language, options.target_language)
         return dataclasses.replace(parts, tokenizer=tokenizer)
 
-    def _source(
-        self, tokenizer: Tokenizer, text: str | Sequence[int], name: str, truncation: bool
-    ) -> "_Source":
+    def _source(self, tokenizer: Tokenizer, text: str | Sequence[int], name: str, truncation: bool) -> Source:
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
         limit = self.manifest.dimensions.max_source_len
         if isinstance(text, str):
             _check_text(text, name)
             input_ids = tokenizer.encode(text)
             if len(input_ids) > limit and truncation:
-                return _Source(tokenizer.encode(text, max_len=limit), truncated=True)
+                return Source(tokenizer.encode(text, max_len=limit), truncated=True)
         else:
             input_ids = self._check_ids(text, name)
             if len(input_ids) > limit and truncation:
-                return _Source(input_ids[:limit], truncated=True)
+                return Source(input_ids[:limit], truncated=True)
         if len(input_ids) > limit:
             raise InputTooLongError(
                 f"{name} has {len(input_ids)} tokens, this model reads at most {limit}; "
                 "truncation would cut it, summarize reads all of it"
             )
-        return _Source(input_ids)
+        return Source(input_ids)
 
     def _check_ids(self, token_ids: Sequence[int], name: str) -> list[int]:
         is_list = isinstance(token_ids, Iterable) and not isinstance(token_ids, bytes)
@@ -280,21 +271,6 @@ def _processors(
     return processors
 
 
-@dataclass(frozen=True)
-class _Parts:
-    tokenizer: Tokenizer
-    target_tokenizer: Tokenizer
-    encoder: Encoder
-    decoder: DecoderModel
-
-
-@dataclass(frozen=True)
-class _Source:
-    input_ids: list[int]
-    truncated: bool = False
-    logits_processor: LogitsProcessor | None = None
-
-
 def _deadline(options: GenerationOptions | None) -> float | None:
     """The moment on the monotonic clock."""
     if options is None or options.deadline_ms is None:
@@ -306,125 +282,9 @@ def _seed(options: GenerationOptions | None) -> int | None:
     return None if options is None else options.seed
 
 
-def _source_seed(seed: int, input_ids: Sequence[int]) -> int:
-    """Makes what is drawn for different sources independent: 64 bits of a hash of seed and tokens."""
-    data = struct.pack(f"<Q{len(input_ids)}i", seed, *input_ids)
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One call: what it works with and how."""
-
-    parts: _Parts
-    params: GenerationDefaults
-    deadline: float | None
-    seed: int | None
-    batch_size: int = 8
-    on_progress: Callable[[int, int], None] | None = None
-
-    def run(
-        self,
-        sources: Sequence[_Source],
-        cancellation: Cancellation,
-        on_tokens: Callable[[list[int]], None] | None = None,
-    ) -> list[list[Generation]]:
-        """Results of each source; `on_tokens` gets tokens of the first."""
-        results: list[list[Generation]] = []
-        for start in range(0, len(sources), self.batch_size):
-            results += self._run_batch(sources[start : start + self.batch_size], cancellation, on_tokens)
-            if self.on_progress is not None:
-                self.on_progress(len(results), len(sources))
-        return results
-
-    def _run_batch(
-        self,
-        sources: Sequence[_Source],
-        cancellation: Cancellation,
-        on_tokens: Callable[[list[int]], None] | None,
-    ) -> list[list[Generation]]:
-        encoder, decoder, params = self.parts.encoder, self.parts.decoder, self.params
-        encoder_ms: list[float] = []
-        hypotheses: list[list[Hypothesis]] = []
-        decoder_ms = 0.0
-        max_source_len = max(len(source.input_ids) for source in sources)
-        with decoder.session(
-            len(sources), params.rows_per_source, max_source_len, params.max_new_tokens
-        ) as session:
-            for row, source in enumerate(sources):
-                if self.ended(cancellation):
-                    break
-                start = time.perf_counter()
-                cross_kv = encoder.run(decoder.embed(source.input_ids)).cross_kv
-                session.set_source(row, cross_kv, source.input_ids if params.reads_source_ids else None)
-                encoder_ms.append(1000 * (time.perf_counter() - start))
-            start = time.perf_counter()
-            seeds = [secrets.randbits(_SEED_BITS) if self.seed is None else self.seed for _ in sources]
-            if encoder_ms:
-                processors = [source.logits_processor for source in sources[: len(encoder_ms)]]
-                read = zip(seeds, sources[: len(encoder_ms)], strict=False)
-                hypotheses = session.generate(
-                    params,
-                    seeds=[_source_seed(seed, source.input_ids) for seed, source in read],
-                    deadline_ms=self._remaining_ms(),
-                    on_tokens=None if on_tokens is None else lambda _row, tokens: on_tokens(tokens),
-                    logits_processors=processors if any(processors) else None,
-                    cancellation=cancellation,
-                )
-                decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
-        results = [
-            [self._generation(source, hypothesis, ms, decoder_ms, seed) for hypothesis in best]
-            for source, best, ms, seed in zip(sources, hypotheses, encoder_ms, seeds, strict=False)
-        ]
-        reason = self.ended(cancellation) or "deadline"
-        unread = [self.unread(source, reason) for source in sources[len(results) :]]
-        return results + [[generation] * params.num_return_sequences for generation in unread]
-
-    def unread(self, source: _Source, reason: FinishReason) -> Generation:
-        """The result for a source that there was no time for."""
-        return self._generation(source, Hypothesis((), 0.0, (), reason), 0.0, 0.0)
-
-    def _generation(
-        self,
-        source: _Source,
-        hypothesis: Hypothesis,
-        encoder_ms: float,
-        decoder_ms: float,
-        seed: int | None = None,
-    ) -> Generation:
-        return Generation(
-            text=self.parts.target_tokenizer.decode(hypothesis.token_ids),
-            token_ids=hypothesis.token_ids,
-            score=hypothesis.score,
-            token_logprobs=hypothesis.token_logprobs,
-            finish_reason=hypothesis.finish_reason,
-            seed=seed if self.params.do_sample else None,
-            truncated=source.truncated,
-            stats=GenerationStats(
-                source_tokens=len(source.input_ids),
-                encoder_ms=encoder_ms,
-                decoder_ms=decoder_ms,
-                isa=self.parts.decoder.isa,
-                num_threads=self.parts.decoder.num_threads,
-                providers=self.parts.encoder.providers,
-            ),
-        )
-
-    def ended(self, cancellation: Cancellation) -> FinishReason | None:
-        """Why no more may be done, if so."""
-        if cancellation.is_cancelled:
-            return "cancelled"
-        return "deadline" if self._remaining_ms() == 0 else None
-
-    def _remaining_ms(self) -> int | None:
-        if self.deadline is None:
-            return None
-        return max(0, round(1000 * (self.deadline - time.monotonic())))
-
-
-def _stream(job: _Job, source: _Source) -> Generator[str, None, Generation]:
+def _stream(job: Job, source: Source) -> Generator[str, None, Generation]:
     text = TextStream(job.parts.target_tokenizer)
-    tokens = _in_thread(lambda cancellation, emit: job.run([source], cancellation, emit)[0][0])
+    tokens = in_thread(lambda cancellation, emit: job.run([source], cancellation, emit)[0][0])
     try:
         while True:
             if piece := text.push(next(tokens)):
@@ -438,7 +298,7 @@ def _stream(job: _Job, source: _Source) -> Generator[str, None, Generation]:
     return generation
 
 
-def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]:
+def _stream_chunks(job: Job, document: str) -> Generator[str, None, Generation]:
     tokenizer = job.parts.tokenizer
     max_source_len = job.parts.decoder.dims.max_source_len
     outputs: list[Generation] = []
@@ -451,7 +311,7 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
             return len(tokenizer.tokenize(text))
 
         def summarize(chunks: Sequence[str]) -> list[str]:
-            sources = [_Source(tokenizer.encode(chunk)) for chunk in chunks]
+            sources = [Source(tokenizer.encode(chunk)) for chunk in chunks]
             results = [best for [best] in job.run(sources, cancellation)]
             outputs.extend(results)
             return [result.text for result in results]
@@ -468,10 +328,10 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
                 overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
             )
         except _StoppedError:
-            outputs.append(job.unread(_Source([]), "deadline"))
+            outputs.append(job.unread(Source([]), "deadline"))
             return documents.Summary((), 0, 0)
 
-    summary = _run(_in_thread(work))
+    summary = run_to_end(in_thread(work))
     if text := " ".join(summary.sentences):
         yield text
     reasons: Sequence[FinishReason] = ("cancelled", "deadline", "length")
@@ -495,54 +355,3 @@ def _stream_chunks(job: _Job, document: str) -> Generator[str, None, Generation]
 
 class _StoppedError(Exception):
     """There is no time to cut a long document, or nobody waits for it any more."""
-
-
-@dataclass(frozen=True)
-class _Returned:
-    value: object
-
-
-@dataclass(frozen=True)
-class _Raised:
-    error: BaseException
-
-
-def _in_thread(
-    work: Callable[[Cancellation, Callable[[list[int]], None]], T],
-) -> Generator[list[int], None, T]:
-    """Runs `work` in a thread; yields what it emits, returns what it returns, raises what it raises.
-
-    The caller stays in Python, so Ctrl-C reaches it at once; leaving the generator cancels the work.
-    """
-    cancellation = Cancellation()
-    messages: SimpleQueue[list[int] | _Returned | _Raised] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            messages.put(_Returned(work(cancellation, messages.put)))
-        except BaseException as error:  # raised again where the result is awaited
-            messages.put(_Raised(error))
-
-    thread = threading.Thread(target=run, name="edge_s2s")
-    thread.start()
-    try:
-        while isinstance(message := messages.get(), list):
-            yield message
-        if isinstance(message, _Raised):
-            raise message.error
-        return message.value  # type: ignore[return-value]  # what work returned
-    finally:
-        cancellation.cancel()
-        thread.join()
-
-
-def _run(generator: Generator[object, None, T]) -> T:
-    """Runs a generator to its end and returns its value."""
-    try:
-        while True:
-            next(generator)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        generator.close()

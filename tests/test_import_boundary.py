@@ -28,9 +28,11 @@ ALLOWED = {
     "onnx_graph": {"errors"},
     "encoder": {"bundle", "errors", "onnx_graph"},
     "decoder": {"_core", "errors", "manifest", "weights"},
+    "worker": {"decoder"},
+    "job": {"decoder", "encoder", "generation", "manifest", "tokenizer"},
     "model": {
-        "bundle", "decoder", "documents", "encoder", "errors", "generation", "manifest", "threads",
-        "tokenizer", "weights",
+        "bundle", "decoder", "documents", "encoder", "errors", "generation", "job", "manifest", "threads",
+        "tokenizer", "weights", "worker",
     },
     "jsonl": {"generation", "model"},
     "cli": {"__init__", "bundle", "errors", "generation", "jsonl", "manifest", "model", "threads"},

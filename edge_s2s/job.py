@@ -1,0 +1,154 @@
+"""One call, from its sources to their results: what it works with, and how.
+
+Every source is encoded alone; `batch_size` of them are decoded together, in a session of their own.
+"""
+
+import hashlib
+import secrets
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis, LogitsProcessor
+from edge_s2s.encoder import Encoder
+from edge_s2s.generation import FinishReason, Generation, GenerationStats
+from edge_s2s.manifest import GenerationDefaults
+from edge_s2s.tokenizer import Tokenizer
+
+_SEED_BITS = 53  # of a seed made up here, which JSON readers that know doubles alone can hold
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an open model is made of."""
+
+    tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+    encoder: Encoder
+    decoder: DecoderModel
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a result is generated from."""
+
+    input_ids: list[int]
+    truncated: bool = False
+    logits_processor: LogitsProcessor | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `generate` or `stream`."""
+
+    parts: Parts
+    params: GenerationDefaults
+    deadline: float | None
+    seed: int | None
+    batch_size: int = 8
+    on_progress: Callable[[int, int], None] | None = None
+
+    def run(
+        self,
+        sources: Sequence[Source],
+        cancellation: Cancellation,
+        on_tokens: Callable[[list[int]], None] | None = None,
+    ) -> list[list[Generation]]:
+        """Results of each source; `on_tokens` gets tokens of the first."""
+        results: list[list[Generation]] = []
+        for start in range(0, len(sources), self.batch_size):
+            results += self._run_batch(sources[start : start + self.batch_size], cancellation, on_tokens)
+            if self.on_progress is not None:
+                self.on_progress(len(results), len(sources))
+        return results
+
+    def _run_batch(
+        self,
+        sources: Sequence[Source],
+        cancellation: Cancellation,
+        on_tokens: Callable[[list[int]], None] | None,
+    ) -> list[list[Generation]]:
+        encoder, decoder, params = self.parts.encoder, self.parts.decoder, self.params
+        encoder_ms: list[float] = []
+        hypotheses: list[list[Hypothesis]] = []
+        decoder_ms = 0.0
+        max_source_len = max(len(source.input_ids) for source in sources)
+        with decoder.session(
+            len(sources), params.rows_per_source, max_source_len, params.max_new_tokens
+        ) as session:
+            for row, source in enumerate(sources):
+                if self.ended(cancellation):
+                    break
+                start = time.perf_counter()
+                cross_kv = encoder.run(decoder.embed(source.input_ids)).cross_kv
+                session.set_source(row, cross_kv, source.input_ids if params.reads_source_ids else None)
+                encoder_ms.append(1000 * (time.perf_counter() - start))
+            start = time.perf_counter()
+            seeds = [secrets.randbits(_SEED_BITS) if self.seed is None else self.seed for _ in sources]
+            if encoder_ms:
+                processors = [source.logits_processor for source in sources[: len(encoder_ms)]]
+                read = zip(seeds, sources[: len(encoder_ms)], strict=False)
+                hypotheses = session.generate(
+                    params,
+                    seeds=[_source_seed(seed, source.input_ids) for seed, source in read],
+                    deadline_ms=self._remaining_ms(),
+                    on_tokens=None if on_tokens is None else lambda _row, tokens: on_tokens(tokens),
+                    logits_processors=processors if any(processors) else None,
+                    cancellation=cancellation,
+                )
+                decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
+        results = [
+            [self._generation(source, hypothesis, ms, decoder_ms, seed) for hypothesis in best]
+            for source, best, ms, seed in zip(sources, hypotheses, encoder_ms, seeds, strict=False)
+        ]
+        reason = self.ended(cancellation) or "deadline"
+        unread = [self.unread(source, reason) for source in sources[len(results) :]]
+        return results + [[generation] * params.num_return_sequences for generation in unread]
+
+    def unread(self, source: Source, reason: FinishReason) -> Generation:
+        """The result for a source that there was no time for."""
+        return self._generation(source, Hypothesis((), 0.0, (), reason), 0.0, 0.0)
+
+    def _generation(
+        self,
+        source: Source,
+        hypothesis: Hypothesis,
+        encoder_ms: float,
+        decoder_ms: float,
+        seed: int | None = None,
+    ) -> Generation:
+        return Generation(
+            text=self.parts.target_tokenizer.decode(hypothesis.token_ids),
+            token_ids=hypothesis.token_ids,
+            score=hypothesis.score,
+            token_logprobs=hypothesis.token_logprobs,
+            finish_reason=hypothesis.finish_reason,
+            seed=seed if self.params.do_sample else None,
+            truncated=source.truncated,
+            stats=GenerationStats(
+                source_tokens=len(source.input_ids),
+                encoder_ms=encoder_ms,
+                decoder_ms=decoder_ms,
+                isa=self.parts.decoder.isa,
+                num_threads=self.parts.decoder.num_threads,
+                providers=self.parts.encoder.providers,
+            ),
+        )
+
+    def ended(self, cancellation: Cancellation) -> FinishReason | None:
+        """Why no more may be done, if so."""
+        if cancellation.is_cancelled:
+            return "cancelled"
+        return "deadline" if self._remaining_ms() == 0 else None
+
+    def _remaining_ms(self) -> int | None:
+        if self.deadline is None:
+            return None
+        return max(0, round(1000 * (self.deadline - time.monotonic())))
+
+
+def _source_seed(seed: int, input_ids: Sequence[int]) -> int:
+    """Makes what is drawn for different sources independent: 64 bits of a hash of seed and tokens."""
+    data = struct.pack(f"<Q{len(input_ids)}i", seed, *input_ids)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
