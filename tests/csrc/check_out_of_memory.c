@@ -4,11 +4,11 @@
  * (CMakeLists.txt).
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "check_status.h"
 #include "tiny_weights.h"
+#include "wrapped_functions.h"
 
 enum { MAX_LIVE = 64, NEVER = 0 };
 
@@ -23,17 +23,6 @@ static int refuses(void) {
     const int n = ++system_.n_requests;
     return system_.fail_at != NEVER && (n == system_.fail_at || (system_.and_after && n > system_.fail_at));
 }
-
-int __real_posix_memalign(void **block, size_t alignment, size_t size);
-int __wrap_posix_memalign(void **block, size_t alignment, size_t size);
-void __real_free(void *block);
-void __wrap_free(void *block);
-int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
-int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
-int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
-int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
-int __real_pthread_cond_init(pthread_cond_t *condition, const pthread_condattr_t *attr);
-int __wrap_pthread_cond_init(pthread_cond_t *condition, const pthread_condattr_t *attr);
 
 static void replace_live(void *old, void *new) {
     for (int i = 0; i < MAX_LIVE; i++)

@@ -4,13 +4,13 @@
  * on the way, chosen by the input. An input is a decoder.weights file, then 8 bytes of choices.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "edge_s2s.h"
 #include "tiny_weights.h"
+#include "wrapped_functions.h"
 
 enum { N_CHOICES = 8, HEADER = 64, KEY = 256, TENSOR = 128, MAX_SIZE = 1 << 16 };
 
@@ -79,15 +79,6 @@ static int n_until_refusal; /* < 0 = never */
 static int refuses(void) {
     return n_until_refusal >= 0 && n_until_refusal-- == 0;
 }
-
-int __real_posix_memalign(void **block, size_t alignment, size_t size);
-int __wrap_posix_memalign(void **block, size_t alignment, size_t size);
-int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
-int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
-int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
-int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
-int __real_pthread_cond_init(pthread_cond_t *condition, const pthread_condattr_t *attr);
-int __wrap_pthread_cond_init(pthread_cond_t *condition, const pthread_condattr_t *attr);
 
 int __wrap_posix_memalign(void **block, size_t alignment, size_t size) {
     return refuses() ? ENOMEM : __real_posix_memalign(block, alignment, size);

@@ -1,47 +1,38 @@
 """No damaged decoder.weights makes the C core read, write or compute what it must not."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from c_builds import ROOT, find_tool, run
+
 FOLDER = ROOT / "build" / "fuzz"
 TARGETS = ("weights", "decode", "out_of_memory")
-SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 LIMITS = ("-max_len=65536", "-timeout=2", "-rss_limit_mb=1024", "-malloc_limit_mb=64", "-print_final_stats=1")
-
-
-def run(*command: str | Path) -> str:
-    environment = {**os.environ, "PATH": SEARCH_PATH}
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-    assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr[-5000:]}"
-    return result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
 def built() -> Path:
     """Where the targets are; they stay in build/."""
-    for tool in ("clang", "cmake", "ninja"):
-        if not shutil.which(tool, path=SEARCH_PATH):
-            pytest.skip(f"needs {tool}")
-    options = ["-DCMAKE_C_COMPILER=clang", "-DES2S_BUILD_FUZZERS=ON"]
+    cmake, ninja, clang = find_tool("cmake"), find_tool("ninja"), find_tool("clang")
+    options = [f"-DCMAKE_C_COMPILER={clang}", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DES2S_BUILD_FUZZERS=ON"]
     options += ["-DES2S_SANITIZE=fuzzer-no-link,address,undefined"]
-    run("cmake", "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options)
-    run("cmake", "--build", FOLDER)
+    run(cmake, "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options)
+    run(cmake, "--build", FOLDER)
     return FOLDER / "tests" / "fuzz"
 
 
 def fuzz(built: Path, target: str, n_runs: int, folder: Path) -> dict[str, int]:
     """Fuzzes from the seeds; what libFuzzer counted. A finding fails, with its report."""
     run(built / "write_seeds", folder)
-    output = run(built / f"fuzz_{target}", *LIMITS, f"-runs={n_runs}", "-seed=1", folder)
-    return {name: int(value) for name, value in re.findall(r"^stat::(\w+): +(\d+)$", output, re.MULTILINE)}
+    command = [built / f"fuzz_{target}", *LIMITS, f"-runs={n_runs}", "-seed=1", folder]
+    fuzzer = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    assert fuzzer.returncode == 0, fuzzer.stderr[-5000:]
+    counted = re.findall(r"^stat::(\w+): +(\d+)$", fuzzer.stderr, re.MULTILINE)
+    return {name: int(value) for name, value in counted}
 
 
 @pytest.mark.parametrize("target", TARGETS)
