@@ -394,6 +394,23 @@ static es2s_status check_source_ids(const es2s_session *s, const es2s_generate_p
     return ES2S_OK;
 }
 
+/* Prefixes of the sources set, one after the other in prefix_ids. */
+static es2s_status check_prefixes(const es2s_session *s, const es2s_generate_params *p) {
+    if (!p->prefix_lens) return ES2S_OK;
+    const int32_t *ids = p->prefix_ids;
+    for (int32_t row = 0; row < s->n_sources; row++) {
+        const int32_t len = p->prefix_lens[row];
+        ES2S_TRY(check_range("prefix_lens", len, 0, INT32_MAX));
+        if (len == 0) continue;
+        ES2S_TRY(check_pointer("prefix_ids", ids));
+        ES2S_TRY(check_capacity("prefix_lens + max_new_tokens", (int64_t)len + p->max_new_tokens,
+                                s->max_target_len));
+        ES2S_TRY(check_tokens(s->model, "prefix_ids", ids, (size_t)len));
+        ids += len;
+    }
+    return ES2S_OK;
+}
+
 /* Bounds of a number that may not be NaN. */
 static es2s_status check_number(const char *name, double value, double min, double max) {
     if (value >= min && value <= max) return ES2S_OK;
@@ -451,6 +468,7 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
     ES2S_TRY(check_rules(s->model, &p));
     ES2S_TRY(count_sources(s));
     ES2S_TRY(check_source_ids(s, &p));
+    ES2S_TRY(check_prefixes(s, &p));
 
     s->is_generating = true;
     const es2s_status status =

@@ -340,6 +340,15 @@ static void embed(es2s_session *s, const int32_t *tokens, size_t n_rows) {
     if (m->embedding_norm.weight) normalize(m, &m->embedding_norm, s->x, n_rows, s->x);
 }
 
+/* logits: float[n_rows, vocab_size] of the next token, from the residual stream. */
+static void predict(es2s_session *s, size_t n_rows, float *logits) {
+    const es2s_model *m = s->model;
+    if (m->final_norm.weight) normalize(m, &m->final_norm, s->x, n_rows, s->x);
+    linear(s, &m->lm_head, s->x, n_rows, logits);
+    for (size_t r = 0; m->head_rescore > 0 && r < n_rows; r++)
+        rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
+}
+
 void es2s_decoder_begin(es2s_session *s) {
     es2s_kv_cache_empty_rows(&s->cache, 0, s->max_rows);
 }
@@ -380,11 +389,7 @@ void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *so
         add_residual(s, &layer->ffn_norm, n);
     }
 
-    if (m->final_norm.weight) normalize(m, &m->final_norm, s->x, n, s->x);
-    linear(s, &m->lm_head, s->x, n, logits);
-    if (m->head_rescore > 0)
-        for (size_t r = 0; r < n; r++)
-            rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
+    if (logits) predict(s, n, logits);
 
     es2s_thread_pool_release(s->pool);
     s->pool = NULL;

@@ -52,7 +52,7 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
 void es2s_decoder_begin(es2s_session *s);
 
 /* One position for rows 0..n_rows-1. Row r reads source sources[r]; rows of one source are neighbours.
- * tokens, sources: int32[n_rows]; logits: float[n_rows, vocab_size], after rescoring. */
+ * tokens, sources: int32[n_rows]; logits: float[n_rows, vocab_size], after rescoring; NULL = not computed. */
 void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
                        float *logits);
 

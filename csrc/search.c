@@ -58,27 +58,40 @@ size_t es2s_search_scratch_bytes(int32_t vocab_size, int32_t max_batch, int32_t 
 
 /* ========================================== Hypotheses =========================================== */
 
-/* All hypotheses begin as the start token alone. As those of a group are equal, all but the first are
- * hopeless. */
-static void start_group(const struct search *search, struct group *group, size_t first) {
-    const size_t max_len = (size_t)search->params->max_new_tokens;
+/* All hypotheses begin as the prompt alone. As those of a group are equal, all but the first are hopeless. */
+static void start_group(const struct search *search, struct group *group, size_t first, const int32_t *prefix,
+                        int32_t n_prefix) {
+    const size_t max_new_tokens = (size_t)search->params->max_new_tokens;
     const int32_t size = search->group_size;
     struct hypothesis *const hypotheses = search->hypotheses + first;
     for (int32_t i = 0; i < 3 * size; i++) {
-        hypotheses[i] = (struct hypothesis){.tokens = search->tokens + (first + i) * (max_len + 1),
-                                            .logprobs = search->logprobs + (first + i) * max_len,
+        int32_t *const prompt = search->tokens + (first + i) * ((size_t)search->max_len + 1);
+        prompt[0] = search->params->decoder_start_token_id;
+        for (int32_t t = 0; t < n_prefix; t++)
+            prompt[1 + t] = prefix[t];
+        hypotheses[i] = (struct hypothesis){.tokens = prompt + n_prefix,
+                                            .logprobs = search->logprobs + (first + i) * max_new_tokens,
                                             .score = i == 0 ? 0 : ES2S_HOPELESS};
-        hypotheses[i].tokens[0] = search->params->decoder_start_token_id;
     }
     *group = (struct group){
         .live = hypotheses, .next = hypotheses + size, .finished = hypotheses + 2 * size, .n_live = size};
 }
 
-static void start_source(const struct search *search, int32_t source) {
+static void start_source(const struct search *search, int32_t source, const int32_t *prefix,
+                         int32_t n_prefix) {
     const size_t first = (size_t)source * (size_t)search->n_groups;
-    search->active[source] = (struct source_search){.source = source, .groups = search->groups + first};
     for (size_t g = first; g < first + (size_t)search->n_groups; g++)
-        start_group(search, &search->groups[g], g * 3 * (size_t)search->group_size);
+        start_group(search, &search->groups[g], g * 3 * (size_t)search->group_size, prefix, n_prefix);
+    int32_t i = source;
+    for (; i > 0 && search->active[i - 1].n_prompt <= n_prefix; i--)
+        search->active[i] = search->active[i - 1];
+    search->active[i] =
+        (struct source_search){.source = source, .n_prompt = 1 + n_prefix, .groups = search->groups + first};
+}
+
+/* int32[n_prompt + len]: the prompt, then what was generated. */
+static const int32_t *history(const struct source_search *source, const struct hypothesis *h) {
+    return h->tokens - (source->n_prompt - 1);
 }
 
 bool es2s_search_ends(const struct search *search, int32_t token) {
@@ -139,8 +152,8 @@ static void process_logits(struct search *search, const struct source_search *so
                            const struct hypothesis *live) {
     const es2s_generate_params *const params = search->params;
     if (!params->logits_processor || search->status != ES2S_OK) return;
-    if (params->logits_processor(params->user, source->source, live->tokens, live->len + 1, search->scores,
-                                 search->vocab_size) != 0) {
+    if (params->logits_processor(params->user, source->source, history(source, live),
+                                 source->n_prompt + live->len, search->scores, search->vocab_size) != 0) {
         search->status = es2s_fail(ES2S_CANCELLED, "logits_processor: ended the search");
         return;
     }
@@ -157,9 +170,9 @@ static void process_logits(struct search *search, const struct source_search *so
 void es2s_search_rule(struct search *search, const struct source_search *source,
                       const struct hypothesis *live) {
     const es2s_session *const s = search->session;
-    const es2s_rule_context context = {.history = live->tokens,
-                                       .n_history = live->len + 1,
-                                       .n_prompt = 1,
+    const es2s_rule_context context = {.history = history(source, live),
+                                       .n_history = source->n_prompt + live->len,
+                                       .n_prompt = source->n_prompt,
                                        .n_source_ids = s->n_source_ids[source->source],
                                        .source_ids = s->source_ids +
                                                      (size_t)source->source * (size_t)s->max_source_len};
@@ -323,6 +336,40 @@ static bool interrupted(struct search *search) {
     return search->interruption != NOT_INTERRUPTED;
 }
 
+/* Starts every source, longest prompt first. */
+static void start_sources(struct search *search) {
+    const int32_t *prefix = search->params->prefix_ids, *const lens = search->params->prefix_lens;
+    for (int32_t i = 0; i < search->n_active; i++) {
+        const int32_t n_prefix = lens ? lens[i] : 0;
+        start_source(search, i, prefix, n_prefix);
+        if (n_prefix > 0) prefix += n_prefix;
+    }
+}
+
+/* Reads each prompt but for its last token, which the first step reads. Row i is that of active source i, so
+ * those with more to read are the first rows, and the others wait behind them. */
+static void read_prompts(struct search *search) {
+    int32_t n_rows = search->n_active;
+    for (int32_t i = 0; i < n_rows; i++)
+        search->row_sources[i] = search->active[i].source;
+    for (int32_t t = 0; !interrupted(search); t++) {
+        while (n_rows > 0 && search->active[n_rows - 1].n_prompt - 1 <= t)
+            n_rows--;
+        if (n_rows == 0) return;
+        for (int32_t i = 0; i < n_rows; i++)
+            search->row_tokens[i] = history(&search->active[i], &search->active[i].groups[0].live[0])[t];
+        es2s_decoder_step(search->session, search->row_tokens, search->row_sources, n_rows, NULL);
+    }
+}
+
+/* Tokens of the longest prefix. */
+static int32_t longest_prefix(const es2s_generate_params *params, int32_t n_sources) {
+    int32_t longest = 0;
+    for (int32_t i = 0; params->prefix_lens && i < n_sources; i++)
+        if (params->prefix_lens[i] > longest) longest = params->prefix_lens[i];
+    return longest;
+}
+
 es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params, int32_t *tokens_out,
                             int32_t *lens_out, float *scores_out, float *logprobs_out,
                             int32_t *finish_reasons_out) {
@@ -334,6 +381,7 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
                             .n_groups = n_groups,
                             .group_size = is_sampling ? 1 : params->num_beams / n_groups,
                             .is_sampling = is_sampling,
+                            .max_len = longest_prefix(params, s->n_sources) + params->max_new_tokens,
                             .start_ns = es2s_clock_ns(),
                             .n_active = s->n_sources,
                             .interruption = NOT_INTERRUPTED,
@@ -346,11 +394,11 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
     search.sampler.params = params;
     es2s_arena arena = {.base = s->search_scratch};
     take_scratch(&search, &arena, s->n_sources, n_groups * search.group_size, s->max_source_len,
-                 params->max_new_tokens);
-    for (int32_t i = 0; i < s->n_sources; i++)
-        start_source(&search, i);
+                 search.max_len);
+    start_sources(&search);
 
     es2s_decoder_begin(s);
+    read_prompts(&search);
     while (search.n_active > 0 && !interrupted(&search)) {
         step_decoder(&search);
         int32_t n_open = 0;

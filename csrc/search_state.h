@@ -19,7 +19,8 @@
 
 /* A sequence decoded so far. */
 struct hypothesis {
-    int32_t *tokens; /* [1 + max_new_tokens] the start token, then `len` generated ones */
+    int32_t *tokens; /* [1 + max_new_tokens] the last token of the prompt, behind the others, then `len` new
+                        ones */
     float *logprobs; /* [max_new_tokens] of the generated tokens, before rules */
     int32_t len;
     int32_t row; /* live: the decoder row that read all its tokens but the last */
@@ -51,6 +52,7 @@ struct group {
 /* The search for one source. */
 struct source_search {
     int32_t source;       /* row of the session's sources and of the outputs */
+    int32_t n_prompt;     /* tokens that it begins with: start token and prefix */
     struct group *groups; /* [n_groups] */
     int32_t n_streamed;   /* tokens handed to on_tokens */
 };
@@ -62,9 +64,10 @@ struct search {
     int32_t vocab_size;
     int32_t n_groups, group_size;
     bool is_sampling; /* without beams */
+    int32_t max_len;  /* of the longest prefix and new tokens */
     int64_t start_ns;
 
-    struct source_search *active; /* [n_active] sources whose result is still open */
+    struct source_search *active; /* [n_active] sources whose result is still open, longest prompt first */
     int32_t n_active;
     int32_t n_generated;  /* tokens that each live hypothesis has after this step */
     bool stopped;         /* by on_tokens */
@@ -73,7 +76,7 @@ struct search {
 
     struct group *groups;          /* [n_sources, n_groups] what the sources point into */
     struct hypothesis *hypotheses; /* [n_sources, n_groups, 3, group_size] what the groups point into */
-    int32_t *tokens;               /* [n_sources, n_groups, 3, group_size, 1 + max_new_tokens] */
+    int32_t *tokens;               /* [n_sources, n_groups, 3, group_size, 1 + max_len] */
     float *logprobs;               /* [n_sources, n_groups, 3, group_size, max_new_tokens] */
     struct candidate *candidates;  /* [2 * group_size] best first */
     struct candidate *survivors;   /* [group_size] best first */
@@ -81,7 +84,7 @@ struct search {
     int32_t n_chosen;
     const struct hypothesis **results; /* [2 * n_groups * group_size] of one source */
     float *scores;                     /* [vocab_size] of the next token of one row, ruled */
-    float *rule_scratch;               /* [max_new_tokens] */
+    float *rule_scratch;               /* [max(max_len, max_source_len)] */
     es2s_sampler sampler;              /* for one row */
 
     int32_t *row_tokens;  /* [n_sources * n_groups * group_size] what the decoder reads in this step */

@@ -34,8 +34,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
 Ints: TypeAlias = npt.NDArray[np.int32]
 LogitsProcessor: TypeAlias = Callable[[Ints, Floats], npt.ArrayLike | None]
-"""Gets the history int32 [1, len], start token included, and the next token's scores float32 [1, vocab_size];
-changes them in place or returns others. As in transformers, one row at a time."""
+"""Gets the history int32 [1, len], from the start token on, and the next token's scores float32
+[1, vocab_size]; changes them in place or returns others. As in transformers, one row at a time."""
 OnTokens: TypeAlias = Callable[[int, list[int]], None]
 """Gets a source's row and the next tokens of its first sequence that can no longer change."""
 
@@ -63,7 +63,7 @@ class Dims:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A decoded sequence: token ids without the start token, with EOS; scores as edge_s2s.h defines them."""
+    """A decoded sequence: token ids without start token and prefix, with EOS; scores as in edge_s2s.h."""
 
     token_ids: tuple[int, ...]
     score: float
@@ -196,6 +196,7 @@ class DecoderSession:
         self,
         params: GenerationDefaults,
         *,
+        prefixes: Sequence[Sequence[int]] | None = None,
         seeds: Sequence[int] | None = None,
         deadline_ms: int | None = None,
         on_tokens: OnTokens | None = None,
@@ -205,7 +206,8 @@ class DecoderSession:
         """Greedy search, sampling or beam search over all sources set.
 
         For each its `num_return_sequences` best, best first, or as many draws, which depend on its seed: one
-        of `seeds` for each source, by default 0.
+        of `seeds` for each source, by default 0. One of `prefixes` for each source is what its sequences
+        begin with after the start token.
 
         `logits_processors` has one for each source, called after all rules. They may use the model, but not
         this session. What a callback raises ends the search and is raised here.
@@ -213,11 +215,20 @@ class DecoderSession:
         _check_process(self._pid)
         n, n_sources, max_new_tokens = params.num_return_sequences, self._n_sources, params.max_new_tokens
         c_params, _kept_alive = self._generate_params(params)
+        for name, values in (
+            ("seeds", seeds),
+            ("prefixes", prefixes),
+            ("logits_processors", logits_processors),
+        ):
+            if values is not None and len(values) != n_sources:
+                raise ValueError(f"{name}: expected one for each of {n_sources} sources, found {len(values)}")
         if seeds is not None:
-            if len(seeds) != n_sources:
-                raise ValueError(f"seeds: expected one for each of {n_sources} sources, found {len(seeds)}")
             kept_seeds = ffi.new("uint64_t[]", list(seeds))
             c_params.seeds = kept_seeds
+        if prefixes is not None:
+            kept_prefixes = ffi.new("int32_t[]", [token for prefix in prefixes for token in prefix])
+            kept_lens = ffi.new("int32_t[]", [len(prefix) for prefix in prefixes])
+            c_params.prefix_ids, c_params.prefix_lens = kept_prefixes, kept_lens
         if deadline_ms is not None:
             c_params.deadline_ms = max(deadline_ms, 0)
         if cancellation is not None:
@@ -228,9 +239,6 @@ class DecoderSession:
         if on_tokens is not None:
             c_params.on_tokens = lib.es2s_python_on_tokens
         if logits_processors is not None:
-            if len(logits_processors) != n_sources:
-                found = len(logits_processors)
-                raise ValueError(f"logits_processors: expected {n_sources}, one a source, found {found}")
             c_params.logits_processor = lib.es2s_python_logits_processor
         tokens = np.empty((n_sources, n, max_new_tokens), np.int32)
         logprobs = np.empty((n_sources, n, max_new_tokens), np.float32)

@@ -230,11 +230,11 @@ class Generation:
 
     text: str
     token_ids: tuple[int, ...]
-    """Without the start token, with EOS"""
+    """From what was given as `decoder_input_ids` to EOS, without the start token"""
     score: float
-    """Beams: transformers' `sequences_scores`. Else: sum of `token_logprobs` / length ** length_penalty"""
+    """Beams: transformers' `sequences_scores`. Else: sum of `token_logprobs` / number ** length_penalty"""
     token_logprobs: tuple[float, ...]
-    """log-softmax of the logits before any rule, for each of `token_ids`"""
+    """log-softmax of the logits before any rule, for each new one of `token_ids`, which are the last ones"""
     finish_reason: FinishReason
     origin: Literal["device"] = "device"
     confidence: float | None = None

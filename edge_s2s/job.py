@@ -34,6 +34,8 @@ class Source:
     """What a result is generated from."""
 
     input_ids: list[int]
+    target_prefix: tuple[int, ...] = ()
+    """What it begins with after the start token"""
     truncated: bool = False
     logits_processor: LogitsProcessor | None = None
 
@@ -74,9 +76,8 @@ class Job:
         hypotheses: list[list[Hypothesis]] = []
         decoder_ms = 0.0
         max_source_len = max(len(source.input_ids) for source in sources)
-        with decoder.session(
-            len(sources), params.rows_per_source, max_source_len, params.max_new_tokens
-        ) as session:
+        max_target_len = max(len(source.target_prefix) for source in sources) + params.max_new_tokens
+        with decoder.session(len(sources), params.rows_per_source, max_source_len, max_target_len) as session:
             for row, source in enumerate(sources):
                 if self.ended(cancellation):
                     break
@@ -86,12 +87,12 @@ class Job:
                 encoder_ms.append(1000 * (time.perf_counter() - start))
             start = time.perf_counter()
             seeds = [secrets.randbits(_SEED_BITS) if self.seed is None else self.seed for _ in sources]
-            if encoder_ms:
-                processors = [source.logits_processor for source in sources[: len(encoder_ms)]]
-                read = zip(seeds, sources[: len(encoder_ms)], strict=False)
+            if read := sources[: len(encoder_ms)]:
+                processors = [source.logits_processor for source in read]
                 hypotheses = session.generate(
                     params,
-                    seeds=[_source_seed(seed, source.input_ids) for seed, source in read],
+                    prefixes=[source.target_prefix for source in read],
+                    seeds=[_source_seed(seed, source) for seed, source in zip(seeds, read, strict=False)],
                     deadline_ms=self._remaining_ms(),
                     on_tokens=None if on_tokens is None else lambda _row, tokens: on_tokens(tokens),
                     logits_processors=processors if any(processors) else None,
@@ -118,9 +119,10 @@ class Job:
         decoder_ms: float,
         seed: int | None = None,
     ) -> Generation:
+        token_ids = source.target_prefix + hypothesis.token_ids
         return Generation(
-            text=self.parts.target_tokenizer.decode(hypothesis.token_ids),
-            token_ids=hypothesis.token_ids,
+            text=self.parts.target_tokenizer.decode(token_ids),
+            token_ids=token_ids,
             score=hypothesis.score,
             token_logprobs=hypothesis.token_logprobs,
             finish_reason=hypothesis.finish_reason,
@@ -148,7 +150,8 @@ class Job:
         return max(0, round(1000 * (self.deadline - time.monotonic())))
 
 
-def _source_seed(seed: int, input_ids: Sequence[int]) -> int:
+def _source_seed(seed: int, source: Source) -> int:
     """Makes what is drawn for different sources independent: 64 bits of a hash of seed and tokens."""
-    data = struct.pack(f"<Q{len(input_ids)}i", seed, *input_ids)
+    tokens = (*source.input_ids, -1, *source.target_prefix) if source.target_prefix else source.input_ids
+    data = struct.pack(f"<Q{len(tokens)}i", seed, *tokens)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

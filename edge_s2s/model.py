@@ -102,6 +102,7 @@ class Seq2SeqModel:
         *,
         truncation: bool = False,
         batch_size: int = 8,
+        decoder_input_ids: Iterable[Sequence[int] | str | None] | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor | None] | None = None,
     ) -> list[list[Generation]]:
         """For each text its `num_return_sequences` best results, best first, or as many draws.
@@ -110,8 +111,13 @@ class Seq2SeqModel:
         are decoded together, faster and with the same results. A blank text is a ValueError, one that
         is too long an InputTooLongError, unless `truncation` cuts it; its results then say `truncated`.
 
+        `decoder_input_ids`, one for each text, are what its results begin with: token ids of any number, the
+        start token first or left out, or a text. Results have them in `text` and `token_ids`; rules see
+        them; `max_new_tokens` and scores do not count them. Token ids are taken as they are, so that none
+        is forced before them; a text comes after `forced_bos_token_id`, as if it had been generated.
+
         `logits_processor`, for all texts or one for each, is called for each sequence in each step, after all
-        rules and in another thread, with its tokens int32 [1, len], start token included, and the scores
+        rules and in another thread, with its tokens int32 [1, len] from the start token on, and the scores
         float32 [1, vocab_size] of the next one: logits, under beams log-probabilities. It changes these in
         place or returns others, -inf to forbid; NaN and +inf are a ValueError. What it raises, generate does.
         It may use the model.
@@ -124,27 +130,38 @@ class Seq2SeqModel:
         params = self._complete(options)
         job = Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
-        names = [f"texts[{i}]" for i in range(len(inputs))] if len(inputs) > 1 else ["the text"]
+        names = ["the text"] if len(inputs) == 1 else [f"texts[{i}]" for i in range(len(inputs))]
+        prefixes = self._target_prefixes(decoder_input_ids, len(inputs), options, params)
         sources = [
             dataclasses.replace(
-                self._source(job.parts.tokenizer, text, name, truncation), logits_processor=processor
+                self._source(job.parts.tokenizer, text, name, truncation),
+                target_prefix=prefix,
+                logits_processor=processor,
             )
-            for text, name, processor in zip(
-                inputs, names, _processors(logits_processor, len(inputs)), strict=False
+            for text, name, prefix, processor in zip(
+                inputs, names, prefixes, _processors(logits_processor, len(inputs)), strict=True
             )
         ]
         return run_to_end(in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
 
     def stream(
-        self, text: str | Sequence[int], options: GenerationOptions | None = None, *, truncation: bool = False
+        self,
+        text: str | Sequence[int],
+        options: GenerationOptions | None = None,
+        *,
+        truncation: bool = False,
+        decoder_input_ids: Sequence[int] | str | None = None,
     ) -> Generator[str, None, Generation]:
         """Pieces of the best result as soon as they cannot change any more; joined, they are its text.
 
-        Closing the generator ends the work within one decoding step. Its return value is the Generation.
+        It begins with `decoder_input_ids`, as in `generate`. Closing the generator ends the work within one
+        decoding step. Its return value is the Generation.
         """
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
         job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
-        return _stream(job, self._source(job.parts.tokenizer, text, "the text", truncation))
+        source = self._source(job.parts.tokenizer, text, "the text", truncation)
+        [prefix] = self._target_prefixes([decoder_input_ids], 1, options, params)
+        return _stream(job, dataclasses.replace(source, target_prefix=prefix))
 
     def summarize(
         self,
@@ -228,7 +245,9 @@ class Seq2SeqModel:
             if len(input_ids) > limit and truncation:
                 return Source(tokenizer.encode(text, max_len=limit), truncated=True)
         else:
-            input_ids = self._check_ids(text, name)
+            input_ids = _token_ids(text, name, self.manifest.dimensions.n_source_tokens)
+            if not input_ids:
+                raise ValueError(f"{name} has no token ids")
             if len(input_ids) > limit and truncation:
                 return Source(input_ids[:limit], truncated=True)
         if len(input_ids) > limit:
@@ -238,18 +257,58 @@ class Seq2SeqModel:
             )
         return Source(input_ids)
 
-    def _check_ids(self, token_ids: Sequence[int], name: str) -> list[int]:
-        is_list = isinstance(token_ids, Iterable) and not isinstance(token_ids, bytes)
-        if not is_list or not all(hasattr(token_id, "__index__") for token_id in token_ids):
-            found = type(token_ids).__name__
-            raise TypeError(f"{name}: expected a str or a list of token ids, found {found}")
-        input_ids = [operator.index(token_id) for token_id in token_ids]
-        if not input_ids:
-            raise ValueError(f"{name} has no token ids")
-        vocab_size = self.manifest.dimensions.n_source_tokens
-        if wrong := [i for i in input_ids if not 0 <= i < vocab_size]:
-            raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
-        return input_ids
+    def _target_prefixes(
+        self,
+        given: Iterable[Sequence[int] | str | None] | None,
+        n_texts: int,
+        options: GenerationOptions | None,
+        params: GenerationDefaults,
+    ) -> list[tuple[int, ...]]:
+        """`decoder_input_ids` of each text, without the start token."""
+        name = "decoder_input_ids"
+        if given is None:
+            return [()] * n_texts
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(f"{name}: expected one for each text, found one {type(given).__name__}")
+        each = [*given]
+        if len(each) != n_texts:
+            raise ValueError(f"{name}: expected one for each of {n_texts} texts, found {len(each)}")
+        names = [name] if n_texts == 1 else [f"{name}[{i}]" for i in range(n_texts)]
+        prefixes = [self._target_prefix(*pair, params) for pair in zip(each, names, strict=True)]
+        if any(prefixes) and options is not None and (options.max_length or options.min_length):
+            raise ValueError(f"{name}: max_length and min_length would count them; give max_new_tokens "
+                             "and min_new_tokens, which do not")  # fmt: skip
+        return prefixes
+
+    def _target_prefix(
+        self, given: Sequence[int] | str | None, name: str, params: GenerationDefaults
+    ) -> tuple[int, ...]:
+        dims = self._parts.decoder.dims
+        if given is None:
+            return ()
+        if isinstance(given, str):
+            ids = self._parts.target_tokenizer.tokenize(given)
+            if ids and params.forced_bos_token_id is not None:
+                ids.insert(0, params.forced_bos_token_id)
+        else:
+            ids = _token_ids(given, name, dims.vocab_size)
+            if ids[:1] == [dims.decoder_start_token_id]:
+                del ids[0]
+        if ids and len(ids) + params.max_new_tokens > dims.max_target_len:
+            raise ValueError(f"{name}: {len(ids)} tokens and {params.max_new_tokens} max_new_tokens are more "
+                             f"than the {dims.max_target_len} that this model generates")  # fmt: skip
+        return tuple(ids)
+
+
+def _token_ids(given: Sequence[int], name: str, vocab_size: int) -> list[int]:
+    is_list = isinstance(given, Iterable) and not isinstance(given, bytes)
+    if not is_list or not all(hasattr(token_id, "__index__") for token_id in given):
+        found = type(given).__name__
+        raise TypeError(f"{name}: expected a str or a list of token ids, found {found}")
+    token_ids = [operator.index(token_id) for token_id in given]
+    if wrong := [i for i in token_ids if not 0 <= i < vocab_size]:
+        raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
+    return token_ids
 
 
 def _check_text(text: object, name: str) -> None:
@@ -286,6 +345,8 @@ def _stream(job: Job, source: Source) -> Generator[str, None, Generation]:
     text = TextStream(job.parts.target_tokenizer)
     tokens = in_thread(lambda cancellation, emit: job.run([source], cancellation, emit)[0][0])
     try:
+        if piece := text.push(source.target_prefix):
+            yield piece
         while True:
             if piece := text.push(next(tokens)):
                 yield piece

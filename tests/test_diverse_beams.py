@@ -4,6 +4,7 @@ transformers 4.57 keeps BeamSearchScorer and HammingDiversityLogitsProcessor, bu
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -30,11 +31,11 @@ RULES: list[dict[str, Any]] = [
 TIE_MARGIN = 1e-4
 
 
-def rules_of(rules: dict[str, Any]) -> LogitsProcessorList:
+def rules_of(rules: dict[str, Any], n_prompt: int) -> LogitsProcessorList:
     kinds = {
         "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
         "repetition_penalty": RepetitionPenaltyLogitsProcessor,
-        "min_new_tokens": lambda n: MinNewTokensLengthLogitsProcessor(1, n, EOS),
+        "min_new_tokens": lambda n: MinNewTokensLengthLogitsProcessor(n_prompt, n, EOS),
     }
     order = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
     return LogitsProcessorList([kinds[name](rules[name]) for name in order if name in rules])
@@ -48,9 +49,11 @@ def transformers_groups(
     n_groups: int,
     penalty: float,
     rules: dict[str, Any],
+    prefix: Sequence[int] = (),
     **search: Any,
 ) -> list[tuple[tuple[int, ...], float]]:
     """All sequences of one source and their scores, best first."""
+    n_prompt = 1 + len(prefix)
     size = n_beams // n_groups
     scorer = BeamSearchScorer(
         batch_size=1,
@@ -60,22 +63,22 @@ def transformers_groups(
         length_penalty=search["length_penalty"],
         do_early_stopping=search["early_stopping"],
         num_beam_hyps_to_keep=n_beams,
-        max_length=1 + N_NEW,
+        max_length=n_prompt + N_NEW,
     )
     diversity = HammingDiversityLogitsProcessor(penalty, n_beams, n_groups)
     encoder_ids = torch.tensor([source] * n_beams)
     encoded = model.hf.get_encoder()(encoder_ids)
-    ids = torch.full((n_beams, 1), START)
+    ids = torch.tensor([[START, *prefix]] * n_beams)
     sums = torch.full((n_beams,), -1e9)
     sums[::size] = 0
-    end = {"pad_token_id": START, "eos_token_id": EOS, "decoder_prompt_len": 1}
-    while ids.shape[1] <= N_NEW and not scorer.is_done:
+    end = {"pad_token_id": START, "eos_token_id": EOS, "decoder_prompt_len": n_prompt}
+    while ids.shape[1] < n_prompt + N_NEW and not scorer.is_done:
         logits = model.hf(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1]
         chosen = torch.zeros(n_beams, dtype=torch.long)
         parents = torch.arange(n_beams)
         for group in range(n_groups):
             rows = slice(group * size, (group + 1) * size)
-            scores = rules_of(rules)(ids[rows], logits[rows].log_softmax(dim=-1))
+            scores = rules_of(rules, n_prompt)(ids[rows], logits[rows].log_softmax(dim=-1))
             scores = diversity(ids[rows], scores, chosen, group)
             best = (scores + sums[rows, None]).view(1, -1).topk(2 * size)
             step = scorer.process(
@@ -90,15 +93,20 @@ def transformers_groups(
             chosen[rows] = step["next_beam_tokens"]
             parents[rows] = step["next_beam_indices"] + group * size
         ids = torch.cat([ids[parents], chosen[:, None]], dim=1)
-    out = scorer.finalize(ids, sums, chosen, parents, max_length=1 + N_NEW, **end)
+    out = scorer.finalize(ids, sums, chosen, parents, max_length=n_prompt + N_NEW, **end)
     found = []
-    for row, score in zip(out["sequences"][:, 1:].tolist(), out["sequence_scores"].tolist(), strict=True):
+    for row, score in zip(
+        out["sequences"][:, n_prompt:].tolist(), out["sequence_scores"].tolist(), strict=True
+    ):
         found.append((tuple(row[: row.index(EOS) + 1] if EOS in row else row), score))
     return found
 
 
+@pytest.mark.parametrize("prefixes", [[[], [], []], [[17], [8, 9], [33, 12, 50, 33]]])
 @pytest.mark.parametrize(("n_beams", "n_groups"), GROUPS)
-def test_groups_agree_with_transformers_in_tokens_and_scores(n_beams: int, n_groups: int):
+def test_groups_agree_with_transformers_in_tokens_and_scores(
+    n_beams: int, n_groups: int, prefixes: list[list[int]]
+):
     n_runs = n_ties = n_changed = 0
     searches = itertools.cycle(itertools.product((0.6, 1.0, 2.0, -0.7), (False, True, "never")))
     for kind, seed in (("t5", 0), ("t5-untied", 1), ("t5-v1.1", 2)):
@@ -109,10 +117,12 @@ def test_groups_agree_with_transformers_in_tokens_and_scores(n_beams: int, n_gro
             search = {"length_penalty": length_penalty, "early_stopping": early_stopping}
             common = {"num_beams": n_beams, "num_return_sequences": n_beams, "max_new_tokens": N_NEW}
             groups = {"num_beam_groups": n_groups, "diversity_penalty": penalty}
-            ours = model.generate(cross_kvs, **common, **search, **rules, **groups)
-            plain = model.generate(cross_kvs, **common, **search, **rules)
+            ours = model.generate(cross_kvs, prefixes=prefixes, **common, **search, **rules, **groups)
+            plain = model.generate(cross_kvs, prefixes=prefixes, **common, **search, **rules)
             for i, source in enumerate(SOURCES):
-                expected = transformers_groups(model, source, n_beams, n_groups, penalty, rules, **search)
+                expected = transformers_groups(
+                    model, source, n_beams, n_groups, penalty, rules, prefixes[i], **search
+                )
                 n_runs += 1
                 n_changed += [h.token_ids for h in ours[i]] != [h.token_ids for h in plain[i]]
                 for h, (ids, score) in zip(ours[i], expected, strict=True):

@@ -126,21 +126,21 @@ class TinyModel:
         cross_kvs: list[Floats],
         *,
         sources: Sequence[Sequence[int]] | None = None,
+        prefixes: Sequence[Sequence[int]] | None = None,
         callbacks: Any = None,
         **options: Any,
     ) -> list[list[Hypothesis]]:
         """Our generate() in a session of its own. `options` are transformers'; the others are off.
 
-        Rules that read the `sources` need them.
+        Rules that read the `sources` need them. `prefixes` come after the start token.
         """
         params = replace(GenerationDefaults.from_keys(self.spec.keys), **options)
         longest = max(cross_kv.shape[3] for cross_kv in cross_kvs)
-        with self.decoder.session(
-            len(cross_kvs), params.rows_per_source, longest, params.max_new_tokens
-        ) as session:
+        target_len = max(map(len, prefixes or [[]])) + params.max_new_tokens
+        with self.decoder.session(len(cross_kvs), params.rows_per_source, longest, target_len) as session:
             for row, cross_kv in enumerate(cross_kvs):
                 session.set_source(row, cross_kv, None if sources is None else sources[row])
-            return session.generate(params, **(callbacks or {}))
+            return session.generate(params, prefixes=prefixes, **(callbacks or {}))
 
 
 def random_t5(kind: str, seed: int, **config: Any) -> TinyModel:

@@ -146,7 +146,7 @@ typedef struct es2s_session_params {
     int32_t max_batch;      /* sources at a time; 1..1024, default 1 */
     int32_t max_beams;      /* rows per source; 1..256, default 1 */
     int32_t max_source_len; /* default 512 */
-    int32_t max_target_len; /* new tokens; default 256 */
+    int32_t max_target_len; /* new tokens and a prefix of theirs; default 256 */
 } es2s_session_params;
 
 void es2s_session_params_init(es2s_session_params *params);
@@ -195,13 +195,14 @@ typedef int (*es2s_on_tokens)(void *user, int32_t row, const int32_t *tokens, in
 
 /* Called once for each hypothesis in each step, after all rules, in the thread that generates. It may change the
  * scores of the next token: logits, under beams log-probabilities; -inf forbids a token, NaN and +inf are
- * INVALID_ARGUMENT. tokens: int32[n], the start token and all since. scores: float[vocab_size].
+ * INVALID_ARGUMENT. tokens: int32[n], the start token, the prefix and all since. scores: float[vocab_size].
  * A non-zero return ends the call with CANCELLED. After either failure the outputs are undefined.
  * It must leave the session alone: calls that use it fail with STATE. */
 typedef int (*es2s_logits_processor)(void *user, int32_t row, const int32_t *tokens, int32_t n, float *scores,
                                      int32_t vocab_size);
 
-/* Names and meanings are those of transformers' generate(). -1 = no such token. */
+/* Names and meanings are those of transformers' generate(), whose decoder_input_ids are the start token and the
+ * prefix: rules see it, counts, lengths and scores leave it out. -1 = no such token. */
 typedef struct es2s_generate_params {
     uint32_t struct_size;
     int32_t num_beams;            /* 1 = greedy search or sampling */
@@ -246,13 +247,15 @@ typedef struct es2s_generate_params {
     const uint64_t *seeds;     /* uint64[b]: what is drawn for a source depends on its seed; NULL = 0 for all */
     int32_t num_beam_groups;   /* > 1: diverse beam search by groups of num_beams / num_beam_groups */
     float diversity_penalty;   /* > 0 then: for a token, for each time that an earlier group chooses it in this step */
+    const int32_t *prefix_ids;  /* what the results of each source begin with after the start token, source after source */
+    const int32_t *prefix_lens; /* int32[b], each >= 0 and at most max_target_len - max_new_tokens; NULL = all 0 */
 } es2s_generate_params;
 
 /* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */
 void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *params);
 
 /* Greedy search, sampling or beam search over all sources set (rows 0..b-1). The caller's buffers, with n = num_return_sequences:
- *   tokens_out         int32[b, n, max_new_tokens]  without the start token, with EOS, then pad (else EOS, else -1)
+ *   tokens_out         int32[b, n, max_new_tokens]  without start token and prefix, with EOS, then pad (else EOS, else -1)
  *   lens_out           int32[b, n]
  *   scores_out         float[b, n]  beams: transformers' sequences_scores; else: sum of logprobs / len ** length_penalty
  *   logprobs_out       float[b, n, max_new_tokens]  log-softmax of the logits before any rule, then 0; may be NULL
