@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "check_status.h"
-#include "tiny_weights.h"
+#include "tiny_session.h"
 
 enum { MAX_STEPS = 12, MAX_VOCAB = 1024, MAX_ROWS = 8 };
 
@@ -21,69 +20,8 @@ static tiny_options large_options(void) {
     return o;
 }
 
-typedef struct fixture {
-    tiny_options options;
-    uint8_t *file;
-    es2s_model *model;
-} fixture;
-
-static fixture load(tiny_options options, int32_t n_threads, const char *isa) {
-    fixture f = {.options = options};
-    size_t size;
-    f.file = tiny_weights(&options, &size);
-    es2s_model_params params;
-    es2s_model_params_init(&params);
-    params.n_threads = n_threads;
-    params.isa = isa;
-    SUCCEEDS(es2s_model_load_memory(f.file, size, &params, &f.model));
-    return f;
-}
-
-static void unload(fixture *f) {
-    es2s_model_free(f->model);
-    free(f->file);
-}
-
-static es2s_session *create(const fixture *f, int32_t max_batch, int32_t max_beams) {
-    es2s_session_params params;
-    es2s_session_params_init(&params);
-    params.max_batch = max_batch;
-    params.max_beams = max_beams;
-    es2s_session *session;
-    SUCCEEDS(es2s_session_create(f->model, &params, &session));
-    return session;
-}
-
-/* Source `id` is always the same; they have different lengths. */
-static int32_t source_len(int32_t id) {
-    return 1 + (id * 17 + 40) % 48;
-}
-
-static void set_source(const fixture *f, es2s_session *session, int32_t row, int32_t id) {
-    const size_t n =
-        (size_t)(f->options.n_layers * 2 * f->options.n_heads * source_len(id) * f->options.d_head);
-    float *cross_kv = malloc(n * sizeof *cross_kv);
-    uint64_t seed = (uint64_t)id + 100;
-    tiny_fill(&seed, 1, n, cross_kv);
-    SUCCEEDS(es2s_session_set_source(session, row, cross_kv, source_len(id)));
-    free(cross_kv);
-}
-
 static int32_t random_token(uint64_t *seed) {
     return (int32_t)(tiny_random(seed) % 37);
-}
-
-/* The oracle: logits after `n` tokens of source `id`, decoded alone in a session of their own. */
-static void decode_alone(const fixture *f, int32_t id, const int32_t *tokens, int32_t n, float *logits) {
-    es2s_session *session = create(f, 1, 1);
-    set_source(f, session, 0, id);
-    for (int32_t t = 0; t < n; t++)
-        SUCCEEDS(es2s_session_step(session, &tokens[t], 1, logits));
-    es2s_session_free(session);
-}
-
-static bool same_bits(const fixture *f, const float *a, const float *b) {
-    return memcmp(a, b, (size_t)f->options.vocab_size * sizeof *a) == 0;
 }
 
 /* ------------------------------------------------------------------------------------------------ */
@@ -519,149 +457,6 @@ static void nan_and_infinite_sources_do_no_harm(void) {
     }
 }
 
-static void generate_refuses_each_wrong_parameter(void) {
-    fixture f = load(tiny_defaults(), 1, NULL);
-    es2s_session *session = create(&f, 1, 4);
-    int32_t tokens[24], lens[1], first_tokens[24], first_len;
-    float scores[1], logits[37], alone[37];
-    es2s_generate_params p;
-    es2s_generate_params_init(f.model, &p);
-    CHECK(p.struct_size == sizeof p && p.num_beams == 1 && p.max_new_tokens == 24 && p.eos_token_id == 1);
-#define GENERATE es2s_session_generate(session, &p, tokens, lens, scores, NULL, NULL)
-    REFUSES(ES2S_STATE, "es2s_session_set_source first", GENERATE);
-    set_source(&f, session, 0, 0);
-    CHECK(GENERATE == ES2S_OK);
-    memcpy(first_tokens, tokens, sizeof tokens);
-    first_len = lens[0];
-
-    REFUSES(ES2S_INVALID_ARGUMENT, "session",
-            es2s_session_generate(NULL, &p, tokens, lens, scores, NULL, NULL));
-    REFUSES(ES2S_INVALID_ARGUMENT, "params",
-            es2s_session_generate(session, NULL, tokens, lens, scores, NULL, NULL));
-    REFUSES(ES2S_INVALID_ARGUMENT, "tokens_out",
-            es2s_session_generate(session, &p, NULL, lens, scores, NULL, NULL));
-    REFUSES(ES2S_INVALID_ARGUMENT, "lens_out",
-            es2s_session_generate(session, &p, tokens, NULL, scores, NULL, NULL));
-    REFUSES(ES2S_INVALID_ARGUMENT, "scores_out",
-            es2s_session_generate(session, &p, tokens, lens, NULL, NULL, NULL));
-    const int32_t ids[] = {5, 37}, no_lens[] = {1, 0};
-#define WITH(change, expected, text)                                                                         \
-    do {                                                                                                     \
-        es2s_generate_params_init(f.model, &p);                                                              \
-        change;                                                                                              \
-        REFUSES(expected, text, GENERATE);                                                                   \
-    } while (0)
-    WITH(p.struct_size = 0, ES2S_INVALID_ARGUMENT, "es2s_generate_params_init");
-    WITH(p.num_beams = 0, ES2S_INVALID_ARGUMENT, "num_beams: expected 1..4, found 0");
-    WITH(p.num_beams = 5, ES2S_CAPACITY, "num_beams: expected at most 4");
-    WITH(p.num_return_sequences = 0, ES2S_INVALID_ARGUMENT, "num_return_sequences");
-    WITH(p.num_return_sequences = 2, ES2S_INVALID_ARGUMENT, "num_return_sequences: expected 1..1, found 2");
-    WITH(p.max_new_tokens = 0, ES2S_INVALID_ARGUMENT, "max_new_tokens");
-    WITH(p.max_new_tokens = 25, ES2S_CAPACITY, "max_new_tokens: expected at most 24");
-    WITH(p.min_new_tokens = -1, ES2S_INVALID_ARGUMENT, "min_new_tokens");
-    WITH(p.early_stopping = 3, ES2S_INVALID_ARGUMENT, "early_stopping");
-    WITH(p.no_repeat_ngram_size = -1, ES2S_INVALID_ARGUMENT, "no_repeat_ngram_size");
-    WITH(p.repetition_penalty = 0, ES2S_INVALID_ARGUMENT, "repetition_penalty");
-    WITH(p.repetition_penalty = NAN, ES2S_INVALID_ARGUMENT, "repetition_penalty");
-    WITH(p.length_penalty = (double)INFINITY, ES2S_INVALID_ARGUMENT, "length_penalty");
-    WITH(p.decoder_start_token_id = -1, ES2S_INVALID_ARGUMENT,
-         "decoder_start_token_id: expected 0..36, found -1");
-    WITH(p.eos_token_id = 37, ES2S_INVALID_ARGUMENT, "eos_token_id: expected -1..36, found 37");
-    WITH(p.pad_token_id = -2, ES2S_INVALID_ARGUMENT, "pad_token_id");
-    WITH(p.forced_bos_token_id = 37, ES2S_INVALID_ARGUMENT, "forced_bos_token_id");
-    WITH(p.forced_eos_token_id = 37, ES2S_INVALID_ARGUMENT, "forced_eos_token_id");
-    WITH(p.n_suppress_tokens = -1, ES2S_INVALID_ARGUMENT, "n_suppress_tokens");
-    WITH(p.n_suppress_tokens = 1, ES2S_INVALID_ARGUMENT, "suppress_tokens: expected a pointer");
-    WITH((p.n_suppress_tokens = 2, p.suppress_tokens = ids), ES2S_INVALID_ARGUMENT, "suppress_tokens[1]");
-    WITH(p.n_bad_words = -1, ES2S_INVALID_ARGUMENT, "n_bad_words");
-    WITH(p.n_bad_words = 1, ES2S_INVALID_ARGUMENT, "bad_words_ids: expected a pointer");
-    WITH((p.n_bad_words = 1, p.bad_words_ids = ids), ES2S_INVALID_ARGUMENT,
-         "bad_words_lens: expected a pointer");
-    WITH((p.n_bad_words = 2, p.bad_words_ids = ids, p.bad_words_lens = no_lens), ES2S_INVALID_ARGUMENT,
-         "bad_words_lens");
-    WITH((p.n_bad_words = 1, p.bad_words_ids = ids, p.bad_words_lens = (const int32_t[]){2}),
-         ES2S_INVALID_ARGUMENT, "bad_words_ids[1]");
-    WITH(p.encoder_repetition_penalty = -1, ES2S_INVALID_ARGUMENT, "encoder_repetition_penalty");
-    WITH(p.encoder_repetition_penalty = 2, ES2S_STATE, "es2s_session_set_source_ids");
-    WITH(p.encoder_no_repeat_ngram_size = -1, ES2S_INVALID_ARGUMENT, "encoder_no_repeat_ngram_size");
-    WITH(p.encoder_no_repeat_ngram_size = 2, ES2S_STATE, "es2s_session_set_source_ids");
-    WITH(p.exponential_decay_start = -1, ES2S_INVALID_ARGUMENT, "exponential_decay_start");
-    WITH(p.exponential_decay_factor = NAN, ES2S_INVALID_ARGUMENT, "exponential_decay_factor");
-    WITH(p.n_begin_suppress_tokens = -1, ES2S_INVALID_ARGUMENT, "n_begin_suppress_tokens");
-    WITH((p.n_begin_suppress_tokens = 2, p.begin_suppress_tokens = ids), ES2S_INVALID_ARGUMENT,
-         "begin_suppress_tokens[1]");
-    WITH((p.n_sequence_bias = 1, p.sequence_bias_ids = ids, p.sequence_bias_lens = (const int32_t[]){1}),
-         ES2S_INVALID_ARGUMENT, "sequence_bias: expected a pointer");
-    WITH((p.n_sequence_bias = 1, p.sequence_bias_ids = ids, p.sequence_bias_lens = (const int32_t[]){1},
-          p.sequence_bias = (const float[]){NAN}),
-         ES2S_INVALID_ARGUMENT, "sequence_bias[0]: expected a finite number");
-    REFUSES(ES2S_INVALID_ARGUMENT, "row: expected 0..0", es2s_session_set_source_ids(session, 1, ids, 1));
-    REFUSES(ES2S_INVALID_ARGUMENT, "source_len", es2s_session_set_source_ids(session, 0, ids, 0));
-    const int64_t no_deadlines[] = {-1, INT64_MIN, INT64_MAX};
-    for (size_t i = 0; i < sizeof no_deadlines / sizeof *no_deadlines; i++) {
-        es2s_generate_params_init(f.model, &p);
-        p.deadline_ms = no_deadlines[i];
-        SUCCEEDS(GENERATE);
-        CHECK(lens[0] == first_len && memcmp(tokens, first_tokens, sizeof tokens) == 0);
-    }
-    es2s_generate_params_init(NULL, &p); /* knows no special token */
-    p.max_new_tokens = 24;
-    REFUSES(ES2S_INVALID_ARGUMENT, "decoder_start_token_id", GENERATE);
-    es2s_generate_params_init(NULL, NULL);
-
-    /* A program that knows only the first member: the rest are the model's defaults. */
-    p = (es2s_generate_params){.struct_size = offsetof(es2s_generate_params, num_return_sequences),
-                               .num_beams = 1};
-    CHECK(GENERATE == ES2S_OK);
-    CHECK(lens[0] == first_len && memcmp(tokens, first_tokens, sizeof tokens) == 0);
-
-    /* Afterwards the source is still set, and its cache empty. */
-    SUCCEEDS(es2s_session_step(session, &first_tokens[0], 1, logits));
-    decode_alone(&f, 0, first_tokens, 1, alone);
-    CHECK(same_bits(&f, alone, logits));
-    es2s_session_free(session);
-    unload(&f);
-}
-
-static int32_t n_calls_refused;
-
-static int use_the_session(void *session, int32_t row, const int32_t *tokens, int32_t n) {
-    float logits[37];
-    const float cross_kv[2 * 2 * 3 * 6] = {0};
-    es2s_generate_params p;
-    es2s_generate_params_init(NULL, &p);
-    (void)n;
-    REFUSES(ES2S_STATE, "callback", es2s_session_step(session, tokens, 1, logits));
-    REFUSES(ES2S_STATE, "callback", es2s_session_reorder_cache(session, &row, 1));
-    REFUSES(ES2S_STATE, "callback", es2s_session_set_source(session, 0, cross_kv, 1));
-    REFUSES(ES2S_STATE, "callback",
-            es2s_session_generate(session, &p, (int32_t[128]){0}, &row, logits, NULL, NULL));
-    es2s_session_clear(session);
-    n_calls_refused++;
-    return 0;
-}
-
-static void on_tokens_cannot_disturb_its_session(void) {
-    fixture f = load(tiny_defaults(), 1, NULL);
-    es2s_session *session = create(&f, 1, 2);
-    set_source(&f, session, 0, 0);
-    es2s_generate_params p;
-    es2s_generate_params_init(f.model, &p);
-    for (p.num_beams = 1; p.num_beams <= 2; p.num_beams++) {
-        int32_t quiet[24], disturbed[24], len;
-        float score;
-        p.on_tokens = NULL;
-        SUCCEEDS(es2s_session_generate(session, &p, quiet, &len, &score, NULL, NULL));
-        p.on_tokens = use_the_session;
-        p.user = session;
-        n_calls_refused = 0;
-        SUCCEEDS(es2s_session_generate(session, &p, disturbed, &len, &score, NULL, NULL));
-        CHECK(n_calls_refused > 0 && memcmp(quiet, disturbed, sizeof quiet) == 0);
-    }
-    es2s_session_free(session);
-    unload(&f);
-}
-
 static void statuses_have_names(void) {
     for (int status = ES2S_OK; status >= ES2S_CANCELLED; status--)
         CHECK(strcmp(es2s_status_str((es2s_status)status), "unknown status") != 0);
@@ -684,8 +479,6 @@ int main(int argc, char **argv) {
         {"wrong_order_and_capacity_are_refused_without_harm",
          wrong_order_and_capacity_are_refused_without_harm, 0},
         {"nan_and_infinite_sources_do_no_harm", nan_and_infinite_sources_do_no_harm, 0},
-        {"generate_refuses_each_wrong_parameter", generate_refuses_each_wrong_parameter, 0},
-        {"on_tokens_cannot_disturb_its_session", on_tokens_cannot_disturb_its_session, 0},
         {"statuses_have_names", statuses_have_names, 0},
     };
     return check_main(argc, argv, tests, sizeof tests / sizeof *tests);
