@@ -55,8 +55,15 @@ def _mutants(report: Report) -> str:
     )
 
 
+def _damage(report: Report) -> str:
+    tried = report["tried"].values()
+    n, n_accepted = sum(part["n"] for part in tried), sum(part["n_accepted"] for part in tried)
+    return f"{n:,} truncations and flipped bits: {n_accepted} not noticed"
+
+
 PROMISES = [
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),
+    Promise("A bundle that was damaged on its way is refused", "damage", _damage),
     Promise(
         "A bundle on the disk is the old one or the new one, whatever fails while it is written",
         "file_faults",

@@ -30,7 +30,8 @@ def open_mutants(bundle: Path, folder: Path, first: int, end: int) -> list[list[
     """The workers' lines for the mutants first..end-1; a crash or a hang fails the test, with its mutant."""
     strace = find_tool("strace")  # which files are opened is half of the claim
     workers = []
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    # Who asks for backtraces makes a panic in Rust open debug information, which is no mutant's doing.
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "RUST_BACKTRACE": "0"}
     for i in range(N_WORKERS):
         (home := folder / f"{first}-{i}").mkdir()
         command = [sys.executable, "-X", "faulthandler", HERE / "mutant_worker.py", bundle, home]
