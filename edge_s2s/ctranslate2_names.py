@@ -2,11 +2,11 @@
 
     GenerationOptions(beam_size=4, max_decoding_length=64)
 
-The table below says which of our options each one is; of the others it says what to use.
+The tables below say which of our options each one is; of the others they say what to use.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 ALIASES = {
@@ -15,6 +15,11 @@ ALIASES = {
     "max_decoding_length": "max_new_tokens",
     "min_decoding_length": "min_new_tokens",
     "suppress_sequences": "bad_words_ids",  # token ids
+    "sampling_topp": "top_p",
+}
+MEANINGS: dict[str, Callable[[object], dict[str, object]]] = {  # the later one wins, as there
+    "sampling_topk": lambda k: {"do_sample": False} if k == 1 else {"do_sample": True, "top_k": k},
+    "sampling_temperature": lambda t: {"do_sample": False} if t == 0 else {"temperature": t},
 }
 ALWAYS = frozenset({"return_scores"})  # what a Generation has anyway
 INSTEAD = {
@@ -26,10 +31,14 @@ INSTEAD = {
     "end_token": "the bundle names it",
     "max_batch_size": "use batch_size of generate",
     "max_input_length": "use truncation of generate, which cuts at the model's limit",
+    "min_alternative_expansion_prob": "give generate each beginning that you want as decoder_input_ids",
     "patience": "use early_stopping",
     "prefix_bias_beta": "use sequence_bias",
     "replace_unknowns": "use suppress_tokens with the id of the unknown token",
+    "return_alternatives": "give generate each beginning that you want as decoder_input_ids",
     "return_end_token": "token_ids always have it",
+    "return_logits_vocab": "use logits_processor of generate, which sees them",
+    "target_prefix": "it is an argument of generate, as decoder_input_ids is",
     "use_vmap": "use suppress_tokens",
 }
 
@@ -53,14 +62,18 @@ def accept_ctranslate2_names(options: type[Options]) -> type[Options]:
 
 def _translate(arguments: Mapping[str, object]) -> dict[str, object]:
     translated: dict[str, object] = {}
-    for name, value in arguments.items():
+    ours = {name: value for name, value in arguments.items() if name not in ALIASES | MEANINGS}
+    for name, value in ours.items():
         if name in INSTEAD:
             raise TypeError(f"{name}: CTranslate2's option has no equal here; {INSTEAD[name]}")
-        if name in ALWAYS:
+        if name not in ALWAYS and value is not None:
+            translated[name] = value
+    for name in [*ALIASES, *MEANINGS]:
+        if (value := arguments.get(name)) is None:
             continue
-        ours = ALIASES.get(name, name)
-        if ours != name and arguments.get(ours) is not None:
-            raise TypeError(f"{name} and {ours} are one option; give {ours}")
-        if value is not None:
-            translated[ours] = value
+        meaning = MEANINGS[name](value) if name in MEANINGS else {ALIASES[name]: value}
+        for option in meaning:
+            if ours.get(option) is not None:
+                raise TypeError(f"{name} and {option} are one option; give {option}")
+        translated |= meaning
     return translated

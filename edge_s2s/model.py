@@ -25,8 +25,9 @@ from edge_s2s.errors import BundleError, InputTooLongError
 from edge_s2s.generation import FinishReason, Generation, GenerationOptions
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.manifest import GenerationDefaults, Manifest
+from edge_s2s.target_prefix import TargetPrefix, target_prefixes
 from edge_s2s.threads import MAX_THREADS, default_num_threads
-from edge_s2s.tokenizer import TextStream, Tokenizer, open_tokenizers
+from edge_s2s.tokenizer import TextStream, Tokenizer, check_token_ids, open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.worker import in_thread, run_to_end
 
@@ -102,7 +103,8 @@ class Seq2SeqModel:
         *,
         truncation: bool = False,
         batch_size: int = 8,
-        decoder_input_ids: Iterable[Sequence[int] | str | None] | None = None,
+        decoder_input_ids: Iterable[TargetPrefix] | None = None,
+        target_prefix: Iterable[TargetPrefix] | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor | None] | None = None,
     ) -> list[list[Generation]]:
         """For each text its `num_return_sequences` best results, best first, or as many draws.
@@ -111,10 +113,11 @@ class Seq2SeqModel:
         are decoded together, faster and with the same results. A blank text is a ValueError, one that
         is too long an InputTooLongError, unless `truncation` cuts it; its results then say `truncated`.
 
-        `decoder_input_ids`, one for each text, are what its results begin with: token ids of any number, the
-        start token first or left out, or a text. Results have them in `text` and `token_ids`; rules see
-        them; `max_new_tokens` and scores do not count them. Token ids are taken as they are, so that none
-        is forced before them; a text comes after `forced_bos_token_id`, as if it had been generated.
+        `decoder_input_ids`, one for each text, are what its results begin with: token ids or names of tokens,
+        any number, the start token first or left out, or a text. Results have them in `text` and
+        `token_ids`; rules see them; `max_new_tokens` and scores do not count them. Tokens are taken as they
+        are, so that none is forced before them; a text comes after `forced_bos_token_id`, as if it had been
+        generated. `target_prefix` is CTranslate2's name for the same.
 
         `logits_processor`, for all texts or one for each, is called for each sequence in each step, after all
         rules and in another thread, with its tokens int32 [1, len] from the start token on, and the scores
@@ -131,7 +134,10 @@ class Seq2SeqModel:
         job = Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         names = ["the text"] if len(inputs) == 1 else [f"texts[{i}]" for i in range(len(inputs))]
-        prefixes = self._target_prefixes(decoder_input_ids, len(inputs), options, params)
+        if target_prefix is not None and decoder_input_ids is not None:
+            raise TypeError("target_prefix and decoder_input_ids are one argument; give decoder_input_ids")
+        given = target_prefix if decoder_input_ids is None else decoder_input_ids
+        prefixes = self._target_prefixes(given, len(inputs), options, params)
         sources = [
             dataclasses.replace(
                 self._source(job.parts.tokenizer, text, name, truncation),
@@ -150,7 +156,7 @@ class Seq2SeqModel:
         options: GenerationOptions | None = None,
         *,
         truncation: bool = False,
-        decoder_input_ids: Sequence[int] | str | None = None,
+        decoder_input_ids: TargetPrefix = None,
     ) -> Generator[str, None, Generation]:
         """Pieces of the best result as soon as they cannot change any more; joined, they are its text.
 
@@ -236,6 +242,20 @@ class Seq2SeqModel:
         tokenizer = parts.tokenizer.with_languages(options.source_language, options.target_language)
         return dataclasses.replace(parts, tokenizer=tokenizer)
 
+    def _target_prefixes(
+        self,
+        given: Iterable[TargetPrefix] | None,
+        n_texts: int,
+        options: GenerationOptions | None,
+        params: GenerationDefaults,
+    ) -> list[tuple[int, ...]]:
+        parts = self._parts
+        prefixes = target_prefixes(given, n_texts, params, parts.decoder.dims, parts.target_tokenizer)
+        if any(prefixes) and options is not None and (options.max_length or options.min_length):
+            raise ValueError("decoder_input_ids: max_length and min_length would count them; give "
+                             "max_new_tokens and min_new_tokens, which do not")  # fmt: skip
+        return prefixes
+
     def _source(self, tokenizer: Tokenizer, text: str | Sequence[int], name: str, truncation: bool) -> Source:
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
         limit = self.manifest.dimensions.max_source_len
@@ -245,7 +265,7 @@ class Seq2SeqModel:
             if len(input_ids) > limit and truncation:
                 return Source(tokenizer.encode(text, max_len=limit), truncated=True)
         else:
-            input_ids = _token_ids(text, name, self.manifest.dimensions.n_source_tokens)
+            input_ids = check_token_ids(text, name, self.manifest.dimensions.n_source_tokens)
             if not input_ids:
                 raise ValueError(f"{name} has no token ids")
             if len(input_ids) > limit and truncation:
@@ -256,59 +276,6 @@ class Seq2SeqModel:
                 "truncation would cut it, summarize reads all of it"
             )
         return Source(input_ids)
-
-    def _target_prefixes(
-        self,
-        given: Iterable[Sequence[int] | str | None] | None,
-        n_texts: int,
-        options: GenerationOptions | None,
-        params: GenerationDefaults,
-    ) -> list[tuple[int, ...]]:
-        """`decoder_input_ids` of each text, without the start token."""
-        name = "decoder_input_ids"
-        if given is None:
-            return [()] * n_texts
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise TypeError(f"{name}: expected one for each text, found one {type(given).__name__}")
-        each = [*given]
-        if len(each) != n_texts:
-            raise ValueError(f"{name}: expected one for each of {n_texts} texts, found {len(each)}")
-        names = [name] if n_texts == 1 else [f"{name}[{i}]" for i in range(n_texts)]
-        prefixes = [self._target_prefix(*pair, params) for pair in zip(each, names, strict=True)]
-        if any(prefixes) and options is not None and (options.max_length or options.min_length):
-            raise ValueError(f"{name}: max_length and min_length would count them; give max_new_tokens "
-                             "and min_new_tokens, which do not")  # fmt: skip
-        return prefixes
-
-    def _target_prefix(
-        self, given: Sequence[int] | str | None, name: str, params: GenerationDefaults
-    ) -> tuple[int, ...]:
-        dims = self._parts.decoder.dims
-        if given is None:
-            return ()
-        if isinstance(given, str):
-            ids = self._parts.target_tokenizer.tokenize(given)
-            if ids and params.forced_bos_token_id is not None:
-                ids.insert(0, params.forced_bos_token_id)
-        else:
-            ids = _token_ids(given, name, dims.vocab_size)
-            if ids[:1] == [dims.decoder_start_token_id]:
-                del ids[0]
-        if ids and len(ids) + params.max_new_tokens > dims.max_target_len:
-            raise ValueError(f"{name}: {len(ids)} tokens and {params.max_new_tokens} max_new_tokens are more "
-                             f"than the {dims.max_target_len} that this model generates")  # fmt: skip
-        return tuple(ids)
-
-
-def _token_ids(given: Sequence[int], name: str, vocab_size: int) -> list[int]:
-    is_list = isinstance(given, Iterable) and not isinstance(given, bytes)
-    if not is_list or not all(hasattr(token_id, "__index__") for token_id in given):
-        found = type(given).__name__
-        raise TypeError(f"{name}: expected a str or a list of token ids, found {found}")
-    token_ids = [operator.index(token_id) for token_id in given]
-    if wrong := [i for i in token_ids if not 0 <= i < vocab_size]:
-        raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
-    return token_ids
 
 
 def _check_text(text: object, name: str) -> None:

@@ -8,6 +8,7 @@ import base64
 import codecs
 import copy
 import difflib
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,6 +184,11 @@ class Tokenizer:
             ids = [i if i < self._vocab_size else self._unk_id for i in ids]
         return ids
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its name in the vocabulary, such as "</s>"; None if there is none."""
+        token_id: int | None = self._tokenizer.token_to_id(token)
+        return token_id
+
     def _spell(self, token_id: int) -> list[int]:
         characters: str = self._tokenizer.id_to_token(token_id)
         return [token.id for character in characters for token in self._tokenizer.model.tokenize(character)]
@@ -225,6 +231,17 @@ class Tokenizer:
             blank = text.find(" ", max(0, len(text) - _CLEAN_UP_REACH))
             text = text if blank < 0 else text[:blank]
         return text
+
+
+def check_token_ids(given: object, name: str, vocab_size: int) -> list[int]:
+    """A list of token ids; TypeError or ValueError, which begins with `name`, if it is none."""
+    values = [*given] if isinstance(given, Iterable) and not isinstance(given, bytes) else None
+    if values is None or not all(hasattr(value, "__index__") for value in values):
+        raise TypeError(f"{name}: expected a str or a list of token ids, found {type(given).__name__}")
+    token_ids = [operator.index(value) for value in values]
+    if wrong := [i for i in token_ids if not 0 <= i < vocab_size]:
+        raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, found {wrong[0]}")
+    return token_ids
 
 
 def _unknown_code(code: str, known: list[str]) -> str:

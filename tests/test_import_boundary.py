@@ -30,9 +30,10 @@ ALLOWED = {
     "decoder": {"_core", "errors", "manifest", "weights"},
     "worker": {"decoder"},
     "job": {"decoder", "encoder", "generation", "manifest", "tokenizer"},
+    "target_prefix": {"decoder", "manifest", "tokenizer"},
     "model": {
-        "bundle", "decoder", "documents", "encoder", "errors", "generation", "job", "manifest", "threads",
-        "tokenizer", "weights", "worker",
+        "bundle", "decoder", "documents", "encoder", "errors", "generation", "job", "manifest",
+        "target_prefix", "threads", "tokenizer", "weights", "worker",
     },
     "jsonl": {"generation", "model"},
     "cli": {"__init__", "bundle", "errors", "generation", "jsonl", "manifest", "model", "threads"},

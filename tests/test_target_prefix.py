@@ -240,6 +240,19 @@ def test_pieces_of_a_stream_joined_are_prefix_and_result(model: Seq2SeqModel):
     assert "".join(pieces) == streamed.text == expected.text
 
 
+def test_tokens_have_names_and_ctranslate2_has_one_for_all_of_it(model: Seq2SeqModel):
+    ids = model._parts.target_tokenizer.tokenize("The meeting")
+    names = [model._parts.target_tokenizer._tokenizer.id_to_token(i) for i in ids]
+    [[expected]] = model.generate(TEXTS[:1], decoder_input_ids=[ids])
+    for [[found]] in (
+        model.generate(TEXTS[:1], decoder_input_ids=[names]),
+        model.generate(TEXTS[:1], target_prefix=[["<pad>", *names]]),
+    ):
+        assert found.token_ids == expected.token_ids
+    with pytest.raises(TypeError, match="one argument; give decoder_input_ids"):
+        model.generate(TEXTS[:1], target_prefix=[names], decoder_input_ids=[ids])
+
+
 WRONG: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("The", {}, TypeError, "decoder_input_ids: expected one for each text, found one str"),
     ([[5], [6]], {}, ValueError, "expected one for each of 3 texts, found 2"),
@@ -247,6 +260,8 @@ WRONG: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ([[5], [6, -1], []], {}, ValueError, r"decoder_input_ids\[1\]: expected token ids in 0..334, found -1"),
     ([[335], [], []], {}, ValueError, r"\[0\]: expected token ids in 0..334, found 335"),
     ([[], [], [5] * 501], {}, ValueError, r"\[2\]: 501 tokens and 12 max_new_tokens are more than the 512"),
+    ([["nope"], [], []], {}, ValueError, r"\[0\]: expected names of tokens in the vocabulary, found 'nope'"),
+    ([["e", 5], [], []], {}, ValueError, r"\[0\]: expected names of tokens in the vocabulary, found 5"),
     ([[5], [], []], {"max_length": 9}, ValueError, "max_length and min_length would count them"),
     ([[5], [], []], {"min_length": 9}, ValueError, "max_length and min_length would count them"),
 ]
