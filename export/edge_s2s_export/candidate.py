@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +14,9 @@ from edge_s2s.tokenizer import open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import read_weights
 
-
-class Greedy(NamedTuple):
-    """Tokens with EOS; for each the distance from best to second logit, and whether it is the best itself."""
-
-    token_ids: list[int]
-    margins: list[float]
-    is_best: list[bool]
+# As large a change of the embeddings as other CPUs make by rounding otherwise: margins of the default model
+# then have a standard deviation of 0.083, of its answers on AArch64 0.079.
+_LAST_PLACES = 2**-20
 
 
 class Candidate:
@@ -39,9 +34,17 @@ class Candidate:
             lambda name: files[name],
         )
 
-    def encode(self, input_ids: Sequence[int]) -> Floats:
-        """Cross-attention keys and values of a source, [n_layers, 2, n_heads, source_len, d_head]."""
-        return self._encoder.run(self._decoder.embed(list(input_ids))).cross_kv
+    def encode(self, input_ids: Sequence[int], *, rounding: int = 0) -> Floats:
+        """Cross-attention keys and values of a source, [n_layers, 2, n_heads, source_len, d_head].
+
+        Each `rounding` but 0, which changes nothing, stands for another CPU: it moves the embeddings by units
+        in the last place.
+        """
+        embeds = self._decoder.embed(list(input_ids))
+        if rounding:
+            moves = np.random.default_rng(rounding).uniform(-_LAST_PLACES, _LAST_PLACES, embeds.shape)
+            embeds = (embeds * (1 + moves)).astype(np.float32)
+        return self._encoder.run(embeds).cross_kv
 
     def logits(self, cross_kv: Floats, decoder_ids: Sequence[int]) -> Floats:
         """Logits after each of `decoder_ids`, the start token first: teacher forcing, [n, vocab_size]."""
@@ -49,14 +52,19 @@ class Candidate:
             session.set_source(0, cross_kv)
             return np.concatenate([session.step([token]) for token in decoder_ids])
 
-    def greedy(self, cross_kv: Floats) -> Greedy:
-        """What greedy search with the bundle's defaults generates."""
+    def greedy(self, cross_kv: Floats) -> list[int]:
+        """Tokens with EOS that greedy search with the bundle's defaults generates."""
         defaults = self.manifest.generation
         with self._decoder.session(1, 1, cross_kv.shape[3], defaults.max_new_tokens) as session:
             session.set_source(0, cross_kv)
             params = dataclasses.replace(defaults, num_beams=1, num_return_sequences=1)
-            token_ids = list(session.generate(params)[0][0].token_ids)
+            return list(session.generate(params)[0][0].token_ids)
+
+    def margins(self, cross_kv: Floats, token_ids: Sequence[int]) -> Floats:
+        """How far each token's logit is above the best of the others; below 0 where it is not the best."""
         logits = self.logits(cross_kv, [self.manifest.special_tokens.decoder_start, *token_ids[:-1]])
-        second, best = np.sort(logits, axis=1)[:, -2:].T
-        is_best = logits.argmax(axis=1) == token_ids
-        return Greedy(token_ids, (best - second).tolist(), is_best.tolist())
+        steps = np.arange(len(token_ids))
+        own = logits[steps, token_ids]
+        logits[steps, token_ids] = -np.inf
+        margins: Floats = own - logits.max(axis=1)
+        return margins

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from edge_s2s.weights import Key, expected_tensors, write_weights
 from . import families, gates
 from .candidate import Candidate
 from .errors import ExportError
-from .golden import answers, golden_cases
+from .golden import answers, golden_cases, rounded_otherwise
 from .model_card import UNKNOWN_LICENCE, licence_text, model_card
 from .model_spec import ModelSpec
 from .onnx_encoder import export_encoder
@@ -139,7 +140,9 @@ def convert(
         with step("check what int8 costs"):
             metrics |= gates.check_int8(candidate, references)
     with step("choose golden cases"):
-        files["golden.json"] = golden_cases(answers(candidate, all_texts))
+        files["golden.json"] = golden_cases(
+            answers(candidate, all_texts), confirm=partial(rounded_otherwise, candidate)
+        )
     with step("write the bundle"):
         files["eval.json"] = _eval_json(metrics)
         files["LICENSE"] = licence_text(manifest).encode()

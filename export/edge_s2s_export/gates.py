@@ -192,7 +192,7 @@ def _check_greedy(
 ) -> Metrics:
     ratios, identical = [], 0
     for cross_kv, reference in zip(cross_kvs, references, strict=True):
-        found = candidate.greedy(cross_kv).token_ids
+        found = candidate.greedy(cross_kv)
         ratios.append(difflib.SequenceMatcher(None, found, reference.token_ids, autojunk=False).ratio())
         identical += found == reference.token_ids
     mean = float(np.mean(ratios))

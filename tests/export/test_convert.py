@@ -16,10 +16,9 @@ from edge_s2s import BundleError
 from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
 from edge_s2s_export import families
-from edge_s2s_export.candidate import Greedy
 from edge_s2s_export.convert import convert
 from edge_s2s_export.errors import ExportError, GateError
-from edge_s2s_export.golden import MIN_CASES, MIN_MARGIN, Answer, golden_cases
+from edge_s2s_export.golden import MIN_CASES, MIN_MARGIN
 from edge_s2s_export.probe_texts import probe_texts
 from edge_s2s_export.reference_decoder import ReferenceDecoder
 from tiny_folders import make_tiny_folder
@@ -128,26 +127,6 @@ def test_a_directory_has_the_same_files_as_the_zip(folder: Path, bundle: Path, t
     with open_bundle(bundle) as one, open_bundle(tmp_path / "b") as other:
         assert one.manifest == other.manifest
         assert all(one.read(name) == other.read(name) for name in one.manifest.files)
-
-
-def test_golden_cases_are_filled_up_with_clear_beginnings_where_whole_answers_are_rare():
-    margins = {
-        "unclear": [0.05, 9.0],
-        "short": [9.0] * 4 + [0.05],
-        "long": [9.0] * 7 + [0.0],
-        "whole": [9.0] * 3,
-    }
-
-    def play(texts: list[str]) -> list[Answer]:
-        return [
-            Answer(t, [1], Greedy([5] * len(margins[t]), margins[t], [True] * len(margins[t]))) for t in texts
-        ]
-
-    cases = json.loads(golden_cases(play(["unclear", *["short"] * 7, "whole", "long"])))["cases"]
-    assert [case["text"] for case in cases] == ["whole", "long", *["short"] * 6]
-    assert [len(case["token_ids"]) for case in cases] == [3, 7, *[4] * 6]
-    with pytest.raises(GateError, match="7 of 8 texts"):
-        golden_cases(play(["unclear", *["short"] * 5, "whole", "long"]))
 
 
 def test_given_texts_become_the_golden_cases(folder: Path, tmp_path: Path):
