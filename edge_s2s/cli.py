@@ -135,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         "--jsonl",
         metavar="IN",
         required=True,
-        help='rows with "source" (text) or "input_ids" (token ids); - is standard input',
+        help='rows with "source" (text) or "input_ids" (token ids), and "options" of their own such as '
+        '{"num_beams": 4}; - is standard input',
     )
     command.add_argument(
         "--out",

@@ -1,11 +1,14 @@
 """`edge-s2s generate`: JSON lines in, the same lines with results out, in order, each once.
 
-A row has "source" (text) or "input_ids" (token ids). Its output is the row with text, token_ids, score,
-finish_reason and origin; or with "error", a sentence, where there can be no result. Finished rows are
+A row has "source" (text) or "input_ids" (token ids). It may have "decoder_input_ids", with which its result
+begins, and "options", an object with those of GenerationOptions that are other for it than for the rest. Its
+output is the row with text, token_ids, score, finish_reason and origin; or with "error", a sentence, where
+there can be no result. Finished rows are
 appended, in one write for each batch, so after a crash at most the last line is torn. `resume` checks that
 the complete rows belong to the input, cuts the torn one off, and goes on. Two processes never write one file.
 """
 
+import dataclasses
 import fcntl
 import json
 import math
@@ -23,6 +26,7 @@ MAX_DEPTH = 100  # of lists and objects in each other: Python reads some that ar
 
 _RESULT = ("text", "token_ids", "score", "finish_reason", "origin")
 _OUTPUT = {*_RESULT, "error"}
+_OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)}
 
 Values: TypeAlias = dict[str, object]
 Progress: TypeAlias = Callable[[int], None]
@@ -34,6 +38,7 @@ class Row(NamedTuple):
 
     values: Values
     error: str | None = None
+    line: int = 0
 
 
 class Counts(NamedTuple):
@@ -69,7 +74,7 @@ def generate_rows(
         n_failed += "error" in answer
     progress(n_rows)
     while batch := list(islice(rows, BATCH_SIZE)):
-        answers = _answer(model, batch, options, truncation)
+        answers = _answer(model, [_Request.of(row, options, model) for row in batch], truncation)
         out.write(b"".join(_to_line(answer) for answer in answers))
         out.flush()
         n_rows += len(answers)
@@ -95,21 +100,59 @@ def read_rows(lines: Iterable[bytes]) -> Iterator[Row]:
             elif _is_deeper(values, MAX_DEPTH):
                 yield Row({}, f"line {number}: expected at most {MAX_DEPTH} nested lists and objects")
             else:
-                yield Row(values, _wrong_source(values))
+                yield Row(values, _wrong_types(values), number)
 
 
-def _wrong_source(values: Values) -> str | None:
+def _wrong_types(values: Values) -> str | None:
     """What is wrong with what a row asks for, as far as its types tell; the model checks the rest."""
     if ("source" in values) == ("input_ids" in values):
         return 'expected one of "source" and "input_ids"'
     if "source" in values:
         source = values["source"]
-        return None if isinstance(source, str) else f"source: expected text, found {type(source).__name__}"
-    token_ids = values["input_ids"]
+        wrong = None if isinstance(source, str) else f"source: expected text, found {type(source).__name__}"
+    else:
+        wrong = _wrong_ids("input_ids", values["input_ids"])
+    prefix = values.get("decoder_input_ids", "")
+    return wrong or (None if isinstance(prefix, str) else _wrong_ids("decoder_input_ids", prefix))
+
+
+def _wrong_ids(name: str, token_ids: object) -> str | None:
     if not isinstance(token_ids, list):
-        return f"input_ids: expected a list of integers, found {type(token_ids).__name__}"
+        return f"{name}: expected a list of integers, found {type(token_ids).__name__}"
     wrong = next((type(i).__name__ for i in token_ids if type(i) is not int), None)  # a bool is an int, too
-    return wrong and f"input_ids: expected a list of integers, found {wrong} in it"
+    return wrong and f"{name}: expected a list of integers, found {wrong} in it"
+
+
+class _Request(NamedTuple):
+    """A row, and the options for it."""
+
+    values: Values
+    options: GenerationOptions
+    error: str | None
+
+    @classmethod
+    def of(cls, row: Row, options: GenerationOptions, model: Seq2SeqModel) -> "_Request":
+        """`options` give way to the row's own, which are checked here."""
+        if row.error is not None or "options" not in row.values:
+            return cls(row.values, options, row.error)
+        try:
+            options = _merged(options, row.values["options"])
+            options.complete(model.manifest.generation, model.manifest.dimensions)
+        except (TypeError, ValueError) as error:
+            return cls(row.values, options, f"line {row.line}: options: {error}")
+        return cls(row.values, options, None)
+
+
+def _merged(options: GenerationOptions, own: object) -> GenerationOptions:
+    if not isinstance(own, dict):
+        raise TypeError(f"expected an object, found {type(own).__name__}")
+    if unknown := [name for name in own if name not in _OPTION_NAMES]:
+        raise ValueError(f"{unknown[0]}: no such option; the names are those of GenerationOptions")
+    given = GenerationOptions(**own)
+    if given.num_return_sequences not in (None, 1):
+        raise ValueError("num_return_sequences: expected 1, as a row has one result")
+    changes = {name: value for name in own if (value := getattr(given, name)) is not None}
+    return dataclasses.replace(options, **changes)
 
 
 @contextmanager
@@ -157,43 +200,48 @@ def _answers(answer: object, row: Row | None) -> bool:
     }
 
 
-def _answer(
-    model: Seq2SeqModel, rows: list[Row], options: GenerationOptions, truncation: bool
-) -> list[Values]:
-    good = [row for row in rows if row.error is None]
-    try:
-        results = iter(_generate(model, good, options, truncation))
-        return [next(results) if row.error is None else _failed(row, row.error) for row in rows]
-    except (TypeError, ValueError):  # of some row: one at a time tells which
-        return [_answer_alone(model, row, options, truncation) for row in rows]
+def _answer(model: Seq2SeqModel, requests: list[_Request], truncation: bool) -> list[Values]:
+    """Answers in the order of the requests; those with equal options are decoded together."""
+    alike: dict[GenerationOptions, list[_Request]] = {}
+    for request in requests:
+        if request.error is None:
+            alike.setdefault(request.options, []).append(request)
+    answers = {options: iter(_answer_alike(model, group, truncation)) for options, group in alike.items()}
+    return [
+        next(answers[request.options]) if request.error is None else _failed(request) for request in requests
+    ]
 
 
-def _answer_alone(model: Seq2SeqModel, row: Row, options: GenerationOptions, truncation: bool) -> Values:
-    if row.error is not None:
-        return _failed(row, row.error)
+def _answer_alike(model: Seq2SeqModel, requests: list[_Request], truncation: bool) -> list[Values]:
     try:
-        [answer] = _generate(model, [row], options, truncation)
+        return _generate(model, requests, truncation)
     except (TypeError, ValueError) as error:
-        return _failed(row, str(error))
-    return answer
+        if len(requests) == 1:
+            return [_failed(requests[0]._replace(error=str(error)))]
+        alone = [_answer_alike(model, [request], truncation) for request in requests]  # tells which it was
+        return [answer for [answer] in alone]
 
 
-def _generate(
-    model: Seq2SeqModel, rows: list[Row], options: GenerationOptions, truncation: bool
-) -> list[Values]:
-    sources = [row.values["source"] if "source" in row.values else row.values["input_ids"] for row in rows]
-    results = model.generate(sources, options, truncation=truncation, batch_size=BATCH_SIZE)  # type: ignore[arg-type]  # checked there
+def _generate(model: Seq2SeqModel, requests: list[_Request], truncation: bool) -> list[Values]:
+    rows = [request.values for request in requests]
+    results = model.generate(
+        [row["source"] if "source" in row else row["input_ids"] for row in rows],  # type: ignore[arg-type]  # checked there
+        requests[0].options,
+        truncation=truncation,
+        batch_size=BATCH_SIZE,
+        decoder_input_ids=[row.get("decoder_input_ids") for row in rows],  # type: ignore[misc]  # there, too
+    )
     return [_finished(row, best) for row, (best, *_) in zip(rows, results, strict=True)]
 
 
-def _finished(row: Row, generation: Generation) -> Values:
-    values = {name: value for name, value in row.values.items() if name != "error"}
+def _finished(row: Values, generation: Generation) -> Values:
+    values = {name: value for name, value in row.items() if name != "error"}
     values |= {name: getattr(generation, name) for name in _RESULT}
     return values | {"truncated": True} if generation.truncated else values
 
 
-def _failed(row: Row, error: str) -> Values:
-    return {**row.values, "error": error}
+def _failed(request: _Request) -> Values:
+    return {**request.values, "error": request.error}
 
 
 def _to_line(values: Values) -> bytes:

@@ -1,5 +1,6 @@
 """Batches of rows: every row once and in order, bad ones in their place, nothing finished lost by kill -9."""
 
+import dataclasses
 import io
 import json
 import os
@@ -57,6 +58,46 @@ def test_token_ids_are_a_source_too(model: Seq2SeqModel):
     assert [answer["text"] for answer in answers] == [best.text for [best] in model.generate(TEXTS[:3])]
 
 
+def test_a_row_may_have_options_and_a_beginning_of_its_own(model: Seq2SeqModel):
+    beams = {"num_beams": 3, "length_penalty": 0.5}
+    own: list[dict[str, object]] = [
+        {},
+        {"options": beams},
+        {"options": {"do_sample": True, "seed": 4, "top_k": 9}},
+        {"options": {}},
+        {"options": beams, "decoder_input_ids": "The"},
+        {"decoder_input_ids": [5, 9]},
+        {"options": {"max_new_tokens": 3, "num_beams": None, "sequence_bias": [[[9], -2.5]]}},
+    ]
+    rows = [{**row, **extra} for row, extra in zip(ROWS, own, strict=False)]
+    base = GenerationOptions(max_new_tokens=7, num_beams=2)
+    out = io.BytesIO()
+    assert generate_rows(model, to_lines(rows), out, base) == (len(own), 0)
+    for row, answer in zip(rows, map(json.loads, out.getvalue().splitlines()), strict=True):
+        options = dataclasses.replace(
+            base, **{name: value for name, value in row.get("options", {}).items() if value is not None}
+        )
+        beginning = row.get("decoder_input_ids")
+        [[expected, *_]] = model.generate([row["source"]], options, decoder_input_ids=[beginning])
+        assert (answer["token_ids"], answer["text"]) == (list(expected.token_ids), expected.text)
+        assert {name: answer[name] for name in row} == row
+    assert len(set(out.getvalue().splitlines())) == len(own)
+
+
+def test_rows_with_equal_options_are_decoded_together(model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+    generate = Seq2SeqModel.generate
+    monkeypatch.setattr(
+        Seq2SeqModel,
+        "generate",
+        lambda self, texts, *rest, **named: calls.append(len(texts)) or generate(self, texts, *rest, **named),
+    )
+    rows = [{**row, "options": {"num_beams": 1 + i % 2}} for i, row in enumerate(ROWS[:8])]
+    answers, _ = generated(model, to_lines(rows))
+    assert calls == [4, 4]
+    assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
+
+
 BAD = {
     b'{"id": 1}': 'expected one of "source" and "input_ids"',
     b'{"id": 1, "source": "a", "input_ids": [1]}': 'expected one of "source" and "input_ids"',
@@ -69,6 +110,15 @@ BAD = {
     b'{"input_ids": []}': "the text has no token ids",
     b'{"input_ids": [1, 99999]}': "the text: expected token ids in 0..",
     b'{"input_ids": ["a"]}': "input_ids: expected a list of integers, found str in it",
+    b'{"source": "a", "options": 7}': "line 2: options: expected an object, found int",
+    b'{"source": "a", "options": {"beams": 2}}': "line 2: options: beams: no such option; ",
+    b'{"source": "a", "options": {"num_beams": "2"}}': "line 2: options: num_beams: expected an integer in",
+    b'{"source": "a", "options": {"top_p": 2}}': "line 2: options: top_p: expected a number in 0..1",
+    b'{"source": "a", "options": {"suppress_tokens": 3}}': "line 2: options: suppress_tokens: ",
+    b'{"source": "a", "options": {"suppress_tokens": [999]}}': "line 2: options: suppress_tokens: expe",
+    b'{"source": "a", "options": {"num_return_sequences": 2, "num_beams": 2}}': "line 2: options: num_return",
+    b'{"source": "a", "decoder_input_ids": [true]}': "decoder_input_ids: expected a list of integers",
+    b'{"source": "a", "decoder_input_ids": [999]}': "decoder_input_ids: expected token ids in 0..",
     b'{"source": "a"': "line 2 is not JSON: ",
     b'{"source": "a", "x": NaN}': "line 2 is not JSON: NaN is no number",
     b'{"source": "a", "x": -1e999}': "line 2 is not JSON: -1e999 is no number",
