@@ -48,6 +48,12 @@ def _growth(report: Report) -> str:
     return f"{counts['n_requests']:,} requests: {counts['rss'] / 1024:,.0f} KiB more"
 
 
+def _arm64(report: Report) -> str:
+    n_cases = sum(cpu["cases"] for cpu in report.values())
+    n_different = sum(cpu["different"] for cpu in report.values())
+    return f"{n_cases} golden answers on {', '.join(report)}: {n_different} other tokens"
+
+
 def _mutants(report: Report) -> str:
     return (
         f"{report['n_mutants']:,} mutants behind valid hashes: {report['n_crashes']} crashes, "
@@ -69,6 +75,7 @@ PROMISES = [
         "file_faults",
         _file_faults,
     ),
+    Promise("From text to tokens, golden answers hold on 64-bit ARM (emulated)", "arm64_pipeline", _arm64),
     Promise("Threads share a model and get the answers of serial calls", "endurance", _threads),
     Promise(
         "A process that forks never hangs",

@@ -1,4 +1,8 @@
-"""The whole model on an x86 CPU without VNNI, where ONNX Runtime's int8 saturates unless told otherwise."""
+"""The whole model, text to tokens, on CPUs that qemu-user emulates: x86-64 without VNNI, and 64-bit ARM.
+
+The first is where ONNX Runtime's int8 saturates unless told otherwise. The second runs an ARM Python with the
+packages' ARM wheels, from a folder that arm64/make_root.sh makes.
+"""
 
 import json
 import os
@@ -6,41 +10,128 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 
 import edge_s2s
+from c_builds import EMULATED, ROOT, find_tool
 
+PROGRAM = ROOT / "tests" / "golden_answers.py"
+ARM64 = Path(os.environ.get("EDGE_S2S_ARM64_ROOT", ROOT / "build" / "arm64-root"))
+REPORT = ROOT / "reports" / "arm64_pipeline.json"
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
-DEFAULT = edge_s2s.default_bundle_path()
 
-SCRIPT = """
-import json, sys
-import edge_s2s
-from edge_s2s.bundle import open_bundle
-
-with open_bundle(sys.argv[1]) as bundle, edge_s2s.load(sys.argv[1], num_threads=1) as model:
-    cases = sorted(bundle.golden(), key=lambda case: len(case.input_ids))[:3]
-    found = [list(model.generate([c.text])[0][0].token_ids[: len(c.token_ids)]) for c in cases]
-    stats = model.generate([cases[0].text])[0][0].stats
-    print(json.dumps({"isa": stats.isa, "found": found, "expected": [list(c.token_ids) for c in cases]}))
-"""
-
-
-@pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed")
-@pytest.mark.skipif(
-    sysconfig.get_platform() != "linux-x86_64", reason="emulates an x86-64 CPU on x86-64 Linux"
+pytestmark = pytest.mark.skipif(
+    not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
 )
-@pytest.mark.skipif(not DEFAULT.exists(), reason="installed without the default bundle")
-def test_golden_answers_hold_on_a_haswell_without_vnni():
-    assert QEMU is not None
-    packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    extra = str(Path(edge_s2s.__file__).parent.parent)
-    python = str(Path(sys.executable).resolve())
-    command = [QEMU, "-cpu", "Haswell", "-E", f"PYTHONPATH={extra}{os.pathsep}{packages}", python]
-    run = subprocess.run([*command, "-c", SCRIPT, str(DEFAULT)], capture_output=True, text=True, timeout=300)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What golden_answers.py printed and wrote."""
+
+    printed: dict[str, Any]
+    cross_kv: list[np.ndarray]  # of each case, [n_layers, 2, n_heads, source_len, d_head]
+
+
+def golden_answers(folder: Path, *python: str | Path) -> Answers:
+    out = folder / "cross_kv.npz"
+    run = subprocess.run([*python, PROGRAM, out], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
-    answer = json.loads(run.stdout.splitlines()[-1])
-    assert answer["isa"] == "avx2"
-    assert answer["found"] == answer["expected"]
+    with np.load(out) as file:
+        return Answers(json.loads(run.stdout.splitlines()[-1]), list(file.values()))
+
+
+def cosines(found: Answers, expected: Answers) -> np.ndarray:
+    """Of each token's keys and of its values, in each layer."""
+    return np.concatenate([cosine(*pair) for pair in zip(found.cross_kv, expected.cross_kv, strict=True)])
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    products = [np.einsum("lkhtd,lkhtd->lkt", a, b, dtype=np.float64) for a, b in ((x, y), (x, x), (y, y))]
+    cosines: np.ndarray = products[0] / np.sqrt(products[1] * products[2])
+    return cosines.ravel()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    return golden_answers(tmp_path_factory.mktemp("host"), sys.executable)
+
+
+# ------------------------------------------- x86-64 without VNNI -------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def haswell(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    if QEMU is None:
+        pytest.skip("qemu-user is not installed")
+    if sysconfig.get_platform() != "linux-x86_64":
+        pytest.skip("emulates an x86-64 CPU on x86-64 Linux")
+    # The real interpreter, as qemu runs no scripts, under its own name (-0), by which it finds its packages.
+    python = Path(sys.executable).resolve()
+    command = [QEMU, "-cpu", "Haswell", "-0", sys.executable, python]
+    return golden_answers(tmp_path_factory.mktemp("haswell"), *command)
+
+
+def test_golden_answers_hold_on_a_haswell_without_vnni(haswell: Answers):
+    assert haswell.printed["isas"] == ["avx2"]
+    assert haswell.printed["found"] == haswell.printed["expected"]
+
+
+def test_the_encoder_of_a_haswell_is_that_of_this_machine(haswell: Answers, host: Answers):
+    """Per token, layer and kind. Where products saturate it is 0.992."""
+    assert cosines(haswell, host).min() >= 0.999
+
+
+# ----------------------------------------------- 64-bit ARM ------------------------------------------------
+
+
+@pytest.fixture
+def arm64_python() -> list[str | Path]:
+    """The command that runs the Python of `ARM64`; QEMU_CPU chooses its CPU."""
+    qemu = find_tool("qemu-aarch64-static", "qemu-aarch64")
+    if not (ARM64 / "opt" / "site").exists():
+        pytest.skip(f"tests/arm64/make_root.sh has not made {ARM64}")
+    [python] = (ARM64 / "usr" / "bin").glob("python3.[0-9]*[0-9]")
+    variables = {
+        "PYTHONHOME": ARM64 / "usr",
+        "PYTHONPATH": ARM64 / "opt" / "site",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    settings = [word for name, value in variables.items() for word in ("-E", f"{name}={value}")]
+    return [qemu, "-L", ARM64, *settings, python]
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("cpu", [cpu for cpu, emulated in EMULATED.items() if emulated.build == "aarch64"])
+def test_golden_answers_hold_on_64_bit_arm(
+    cpu: str,
+    arm64_python: list[str | Path],
+    host: Answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("QEMU_CPU", cpu)
+    answers = golden_answers(tmp_path, *arm64_python)
+    printed = answers.printed
+    assert printed["machine"] == "aarch64"
+    assert printed["onnxruntime"] == onnxruntime.__version__, "make the root again: tests/arm64/make_root.sh"
+    assert printed["isas"] == [EMULATED[cpu].isa]
+    assert printed["found"] == printed["expected"]
+    likeness = cosines(answers, host)
+    report = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
+    report[cpu] = {
+        "isa": EMULATED[cpu].isa,
+        "onnxruntime": printed["onnxruntime"],
+        "cases": len(printed["found"]),
+        "tokens": sum(map(len, printed["found"])),
+        "different": 0,
+        "encoder_cosine_mean": round(float(likeness.mean()), 6),
+        "encoder_cosine_min": round(float(likeness.min()), 6),
+    }
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
