@@ -82,6 +82,14 @@ static void penalize_chosen(struct search *search) {
     }
 }
 
+/* Gives search->scores the probability 1 in sum, unless all are forbidden. */
+static void renormalize(struct search *search) {
+    const struct log_softmax terms = es2s_search_log_softmax(search, search->scores);
+    if (terms.max == -INFINITY) return;
+    for (int32_t token = 0; token < search->vocab_size; token++)
+        search->scores[token] = (search->scores[token] - terms.max) - terms.log_sum;
+}
+
 /* Fills search->candidates with the best continuations of the live hypotheses; returns their number. */
 static int32_t rank_candidates(struct search *search, const struct source_search *source,
                                const struct group *group) {
@@ -99,6 +107,7 @@ static int32_t rank_candidates(struct search *search, const struct source_search
             penalize_chosen(search);
             if (params->do_sample)
                 es2s_sampling_warp(&search->sampler, search->scores, search->vocab_size, min_to_keep);
+            if (params->renormalize_logits) renormalize(search);
         }
         if (params->do_sample)
             draw_continuations(search, source, &n, beam, live->score);

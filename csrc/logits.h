@@ -2,7 +2,7 @@
  * Rules on the scores of the next token: what may not, and what must, come now.
  *
  * Names, order and corner cases are those of transformers' logits processors. Greedy search rules raw logits,
- * beam search rules log-probabilities; nothing is renormalised afterwards.
+ * beam search rules log-probabilities, which it renormalises afterwards only if asked to.
  */
 #ifndef ES2S_LOGITS_H
 #define ES2S_LOGITS_H

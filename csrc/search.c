@@ -110,7 +110,7 @@ const float *es2s_search_logits(const struct search *search, int32_t row) {
     return search->session->logits + (size_t)row * (size_t)search->vocab_size;
 }
 
-static struct log_softmax log_softmax_of(const struct search *search, const float *logits) {
+struct log_softmax es2s_search_log_softmax(const struct search *search, const float *logits) {
     float max, sum;
     search->session->model->kernels.log_softmax_terms(logits, (size_t)search->vocab_size, &max, &sum);
     return (struct log_softmax){.max = max, .log_sum = (float)es2s_log((double)sum)};
@@ -144,7 +144,7 @@ static void step_decoder(struct search *search) {
     es2s_decoder_step(s, search->row_tokens, search->row_sources, n_rows, s->logits);
     search->n_generated++;
     for (int32_t row = 0; row < n_rows; row++)
-        search->row_log_softmax[row] = log_softmax_of(search, es2s_search_logits(search, row));
+        search->row_log_softmax[row] = es2s_search_log_softmax(search, es2s_search_logits(search, row));
 }
 
 /* Hands search->scores to the caller; sets search->status. */

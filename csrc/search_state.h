@@ -103,6 +103,9 @@ struct search {
 /* float[vocab_size] that the row's step returned. */
 const float *es2s_search_logits(const struct search *search, int32_t row);
 
+/* Of a row of scores, of which -inf are 0 to the sum. */
+struct log_softmax es2s_search_log_softmax(const struct search *search, const float *scores);
+
 /* Applies the rules, and the caller's, to search->scores, those of the next token of a live hypothesis; may
  * set search->status. */
 void es2s_search_rule(struct search *search, const struct source_search *source,

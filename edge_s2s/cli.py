@@ -47,6 +47,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` an
     "min_new_tokens": (int, "shortest result in tokens"),
     "length_penalty": (float, "above 0, beam search favours longer results"),
     "no_repeat_ngram_size": (int, "no n-gram of this size occurs twice; 0 is off"),
+    "renormalize_logits": (bool, "beam search: what rules have left has probability 1 again"),
     "repetition_penalty": (float, "above 1, tokens that occurred become less likely"),
     "encoder_repetition_penalty": (float, "above 1, tokens of the source become more likely"),
     "encoder_no_repeat_ngram_size": (int, "no n-gram of this size of the source occurs; 0 is off"),

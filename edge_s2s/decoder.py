@@ -270,7 +270,7 @@ class DecoderSession:
                      "no_repeat_ngram_size", "repetition_penalty", "length_penalty",
                      "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "do_sample", "temperature",
                      "top_k", "top_p", "min_p", "typical_p", "num_beam_groups",
-                     "diversity_penalty"):  # fmt: skip
+                     "diversity_penalty", "renormalize_logits"):  # fmt: skip
             setattr(c_params, name, getattr(params, name))
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             token = getattr(params, name)

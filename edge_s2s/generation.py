@@ -112,6 +112,8 @@ class GenerationOptions:
     """What is added to a token's score where it completes one of these token sequences, -1e6..1e6. Biases of
     one token add up; a sequence of several tokens counts from where the result, start token included, is as
     long as the sequence. {} is off."""
+    renormalize_logits: bool | None = None
+    """Beam search: the probabilities that all rules have left add up to 1 again before they are compared."""
     suppress_tokens: Tokens | None = None
     """Tokens that never occur."""
     begin_suppress_tokens: Tokens | None = None
@@ -138,8 +140,9 @@ class GenerationOptions:
         for name, (low, high) in _NUMBERS.items():
             if (number := getattr(self, name)) is not None:
                 _check_float(name, number, low, high)
-        if not (self.do_sample is None or isinstance(self.do_sample, bool)):
-            raise ValueError(f"do_sample: expected True or False, found {self.do_sample!r}")
+        for name in ("do_sample", "renormalize_logits"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise ValueError(f"{name}: expected True or False, found {getattr(self, name)!r}")
         for name in ("source_language", "target_language"):
             if not isinstance(getattr(self, name), str | None):
                 raise TypeError(f"{name}: expected a code such as en, found {getattr(self, name)!r}")

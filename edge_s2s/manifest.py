@@ -155,6 +155,7 @@ class GenerationDefaults:
     typical_p: float = dataclasses.field(default=1.0, metadata=OPTIONAL)
     num_beam_groups: int = dataclasses.field(default=1, metadata=OPTIONAL)
     diversity_penalty: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    renormalize_logits: bool = dataclasses.field(default=False, metadata=OPTIONAL)
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Key], **others: object) -> Self:

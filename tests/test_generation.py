@@ -53,6 +53,7 @@ def test_every_option_that_is_given_replaces_its_default(more: dict[str, object]
         "encoder_no_repeat_ngram_size": 3,
         "exponential_decay_length_penalty": (4, 1.5),
         "sequence_bias": (((4, 5), -2.5), ((6,), 1.0)),
+        "renormalize_logits": True,
         **more,
     }
     names = {field.name for field in dataclasses.fields(GenerationDefaults)}

@@ -134,8 +134,9 @@ RULES: dict[str, Callable[[list[Tokens]], Options]] = {
     "source-penalty": fixed(encoder_repetition_penalty=0.4),
     "source-reward": fixed(encoder_repetition_penalty=2.5),
     "source-1-gram": fixed(encoder_no_repeat_ngram_size=1),
+    "renormalize": fixed(renormalize_logits=True),
 }
-ALONE = [(name,) for name in RULES]
+ALONE = [(name,) for name in RULES if name != "renormalize"]  # which changes what other rules leave
 PAIRS = [
     ("penalty", "2-gram"),
     ("penalty", "min-new"),
@@ -160,6 +161,9 @@ PAIRS = [
     ("source-penalty", "penalty"),
     ("source-reward", "decay"),
     ("source-1-gram", "begin"),
+    ("renormalize", "suppress"),
+    ("renormalize", "penalty"),
+    ("renormalize", "bad-words"),
 ]
 
 

@@ -249,6 +249,7 @@ typedef struct es2s_generate_params {
     float diversity_penalty;   /* > 0 then: for a token, for each time that an earlier group chooses it in this step */
     const int32_t *prefix_ids;  /* what the results of each source begin with after the start token, source after source */
     const int32_t *prefix_lens; /* int32[b], each >= 0 and at most max_target_len - max_new_tokens; NULL = all 0 */
+    int32_t renormalize_logits; /* non-zero, beams: the probabilities that rules have left add up to 1 again */
 } es2s_generate_params;
 
 /* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */

@@ -175,6 +175,11 @@ def test_a_setting_out_of_range_is_refused_with_its_name():
         generation_defaults(config, max_target_len=512)
 
 
+def test_renormalize_logits_becomes_a_default():
+    config = GenerationConfig(renormalize_logits=True)
+    assert generation_defaults(config, max_target_len=512).renormalize_logits
+
+
 def test_sampling_settings_become_defaults():
     config = GenerationConfig(do_sample=True, top_p=0.9, temperature=0.7)
     defaults = generation_defaults(config, max_target_len=512)
@@ -182,7 +187,7 @@ def test_sampling_settings_become_defaults():
     assert defaults.top_k == config.top_k == 50
 
 
-@pytest.mark.parametrize("setting", [{"renormalize_logits": True}, {"remove_invalid_values": True}])
+@pytest.mark.parametrize("setting", [{"token_healing": True}, {"remove_invalid_values": True}])
 def test_generation_settings_that_a_bundle_cannot_express_are_refused(setting: dict[str, object]):
     with pytest.raises(ExportError, match=f"remove {next(iter(setting))}="):
         generation_defaults(GenerationConfig(**setting), max_target_len=512)
