@@ -21,7 +21,8 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -124,7 +125,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     path = Path(path)
     fd = _open(path, str(path))
     try:
-        is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+        with _failures_are_the_files(str(path)):
+            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         if is_directory:
             files = {MANIFEST: _map_entry(MANIFEST, fd)}
         else:
@@ -152,11 +154,19 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def _open(path: str | Path, file: str, *, flags: int = 0, dir_fd: int | None = None) -> int:
-    try:  # without O_NONBLOCK, opening a FIFO would wait for a writer
+    with _failures_are_the_files(file):  # without O_NONBLOCK, opening a FIFO would wait for a writer
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=dir_fd)
+
+
+@contextmanager
+def _failures_are_the_files(file: str) -> Iterator[None]:
+    """Raises what the system answers as BundleError, or MemoryError."""
+    try:
+        yield
     except OSError as error:
-        is_link = error.errno == errno.ELOOP and flags & os.O_NOFOLLOW
-        found = "a symbolic link" if is_link else str(error.strerror)
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"{file}: {error.strerror}") from error
+        found = "a symbolic link" if error.errno == errno.ELOOP else str(error.strerror)
         raise BundleError(file, "a file or directory that can be read", found) from error
 
 
@@ -169,12 +179,13 @@ def _map_entry(name: str, dir_fd: int) -> memoryview:
 
 
 def _map(fd: int, file: str) -> memoryview:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise BundleError(file, "a regular file", stat.filemode(status.st_mode))
-    if status.st_size == 0:  # which cannot be mapped
-        return memoryview(b"")
-    return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ))
+    with _failures_are_the_files(file):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(file, "a regular file", stat.filemode(status.st_mode))
+        if status.st_size == 0:  # which cannot be mapped
+            return memoryview(b"")
+        return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ))
 
 
 def write_bundle(

@@ -34,6 +34,12 @@ def _file_faults(report: Report) -> str:
     return f"{total:,} failed or killed calls, {cuts:,} power cuts: {broken} broken bundles"
 
 
+def _read_faults(report: Report) -> str:
+    n_faults = sum(sum(form["counts"].values()) for form in report.values())
+    broken = sum(len(form["broken"]) for form in report.values())
+    return f"{n_faults:,} failed calls: {broken} untyped errors, wrong answers or leaks"
+
+
 def _threads(report: Report) -> str:
     counts = report["threads"]
     return "{n_threads} threads x {n_requests_each} requests: {n_different} other answers".format(**counts)
@@ -75,6 +81,7 @@ PROMISES = [
         "file_faults",
         _file_faults,
     ),
+    Promise("A disk that fails while a bundle is opened is a typed error", "read_faults", _read_faults),
     Promise("From text to tokens, golden answers hold on 64-bit ARM (emulated)", "arm64_pipeline", _arm64),
     Promise("Threads share a model and get the answers of serial calls", "endurance", _threads),
     Promise(

@@ -233,6 +233,28 @@ int fstat64(int fd, struct stat64 *out) {
     return path_of(fd, path) && fails("fstat") ? -1 : REAL(fstat64, fd, out);
 }
 
+int fstat(int fd, struct stat *out) {
+    char path[PATH_MAX];
+    return path_of(fd, path) && fails("fstat") ? -1 : REAL(fstat, fd, out);
+}
+
+/* Only what copies a descriptor. */
+int fcntl64(int fd, int command, ...) {
+    va_list list;
+    va_start(list, command);
+    void *argument = va_arg(list, void *); /* an integer fits as well */
+    va_end(list);
+    char path[PATH_MAX];
+    if (command == F_DUPFD_CLOEXEC && path_of(fd, path) && fails("dup")) return -1;
+    return REAL(fcntl64, fd, command, argument);
+}
+
+void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset) {
+    char path[PATH_MAX];
+    if (path_of(fd, path) && fails("mmap")) return MAP_FAILED;
+    return REAL(mmap, address, size, protection, flags, fd, offset);
+}
+
 void *mmap64(void *address, size_t size, int protection, int flags, int fd, off64_t offset) {
     char path[PATH_MAX];
     if (path_of(fd, path) && fails("mmap")) return MAP_FAILED;
