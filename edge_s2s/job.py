@@ -60,7 +60,11 @@ class Job:
         """Results of each source; `on_tokens` gets tokens of the first."""
         results: list[list[Generation]] = []
         for start in range(0, len(sources), self.batch_size):
-            results += self._run_batch(sources[start : start + self.batch_size], cancellation, on_tokens)
+            batch = sources[start : start + self.batch_size]
+            if reason := self.ended(cancellation):
+                results += [self._unread_results(source, reason) for source in batch]
+            else:
+                results += self._run_batch(batch, cancellation, on_tokens)
             if self.on_progress is not None:
                 self.on_progress(len(results), len(sources))
         return results
@@ -104,8 +108,10 @@ class Job:
             for source, best, ms, seed in zip(sources, hypotheses, encoder_ms, seeds, strict=False)
         ]
         reason = self.ended(cancellation) or "deadline"
-        unread = [self.unread(source, reason) for source in sources[len(results) :]]
-        return results + [[generation] * params.num_return_sequences for generation in unread]
+        return results + [self._unread_results(source, reason) for source in sources[len(results) :]]
+
+    def _unread_results(self, source: Source, reason: FinishReason) -> list[Generation]:
+        return [self.unread(source, reason)] * self.params.num_return_sequences
 
     def unread(self, source: Source, reason: FinishReason) -> Generation:
         """The result for a source that there was no time for."""
@@ -142,7 +148,12 @@ class Job:
         """Why no more may be done, if so."""
         if cancellation.is_cancelled:
             return "cancelled"
-        return "deadline" if self._remaining_ms() == 0 else None
+        return "deadline" if self.is_late else None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._remaining_ms() == 0
 
     def _remaining_ms(self) -> int | None:
         if self.deadline is None:

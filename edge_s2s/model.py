@@ -27,12 +27,12 @@ from edge_s2s.job import Job, Parts, Source
 from edge_s2s.manifest import GenerationDefaults, Manifest
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
 from edge_s2s.threads import MAX_THREADS, default_num_threads
-from edge_s2s.tokenizer import TextStream, Tokenizer, check_token_ids, open_tokenizers
+from edge_s2s.tokenizer import TextStream, check_token_ids, open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.worker import in_thread, run_to_end
 
 MAX_BATCH_SIZE = 1024
-_FIRST_LOOK = 1 << 16  # characters that tell whether a document is long, before all of it is tokenized
+_FIRST_LOOK = 1 << 13  # characters that tell whether a document is long, before all of it is tokenized
 _SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
 
 
@@ -140,7 +140,7 @@ class Seq2SeqModel:
         prefixes = self._target_prefixes(given, len(inputs), options, params)
         sources = [
             dataclasses.replace(
-                self._source(job.parts.tokenizer, text, name, truncation),
+                self._source(job, text, name, truncation),
                 target_prefix=prefix,
                 logits_processor=processor,
             )
@@ -165,7 +165,7 @@ class Seq2SeqModel:
         """
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
         job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
-        source = self._source(job.parts.tokenizer, text, "the text", truncation)
+        source = self._source(job, text, "the text", truncation)
         [prefix] = self._target_prefixes([decoder_input_ids], 1, options, params)
         return _stream(job, dataclasses.replace(source, target_prefix=prefix))
 
@@ -256,11 +256,14 @@ class Seq2SeqModel:
                              "max_new_tokens and min_new_tokens, which do not")  # fmt: skip
         return prefixes
 
-    def _source(self, tokenizer: Tokenizer, text: str | Sequence[int], name: str, truncation: bool) -> Source:
+    def _source(self, job: Job, text: str | Sequence[int], name: str, truncation: bool) -> Source:
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
         limit = self.manifest.dimensions.max_source_len
         if isinstance(text, str):
             _check_text(text, name)
+            if job.is_late:
+                return Source([])  # nobody will read it
+            tokenizer = job.parts.tokenizer
             input_ids = tokenizer.encode(text)
             if len(input_ids) > limit and truncation:
                 return Source(tokenizer.encode(text, max_len=limit), truncated=True)

@@ -136,9 +136,9 @@ def test_sentences_end_where_a_reader_ends_them(text: str, sentences: list[str])
 
 @pytest.mark.parametrize("text", ["." * 200_000, "." * 100_000 + ")" * 100_000, '."' * 100_000])
 def test_a_run_of_marks_takes_time_proportional_to_its_length(text: str):
-    start = time.perf_counter()
+    start = time.process_time()
     assert split_sentences(text) == [text]
-    assert time.perf_counter() - start < 2  # takes 0.02 s; was minutes when each mark looked at all behind it
+    assert time.process_time() - start < 2  # takes 0.02 s; was minutes when each mark looked at all behind it
 
 
 @given(st.text(alphabet="aB. !?\n。)\"'", max_size=60))

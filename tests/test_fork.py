@@ -63,4 +63,4 @@ def test_a_model_used_in_a_forked_process_is_an_error_that_says_what_to_do(tiny_
 
 
 def run(code: str, bundle: Path) -> None:
-    subprocess.run([sys.executable, "-c", code, bundle], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", code, bundle], check=True, timeout=200)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 import edge_s2s
 from edge_s2s import BundleError, GenerationOptions, InputTooLongError, Seq2SeqModel, documents
 from edge_s2s.bundle import open_bundle
-from edge_s2s.decoder import supported_isas
+from edge_s2s.decoder import Floats, Ints, LogitsProcessor, supported_isas
 from edge_s2s.threads import count_performance_cores, default_num_threads
 from edge_s2s.tokenizer import Tokenizer
 from edge_s2s_export.probe_texts import probe_texts
@@ -305,17 +306,38 @@ def test_only_performance_cores_count(tmp_path: Path, monkeypatch: pytest.Monkey
 # ------------------------------------------------ deadline ------------------------------------------------
 
 
-def test_a_deadline_covers_the_whole_call(model: Seq2SeqModel):
-    """500 sources would take seconds; 50 ms over the deadline is one batch and one step."""
-    options = GenerationOptions(deadline_ms=100, max_new_tokens=300, min_new_tokens=300)
-    start = time.perf_counter()
-    results = model.generate(TEXTS * 12, options)
-    assert time.perf_counter() - start < 0.1 + 0.4  # a busy machine
-    assert len(results) == 480
-    assert results[0][0].text
-    assert {best[0].finish_reason for best in results} <= {"deadline", "length"}
-    last = results[-1][0]
-    assert (last.text, last.token_ids, last.finish_reason, last.stats.encoder_ms) == ("", (), "deadline", 0)
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_after_the_deadline_no_step_and_no_batch_begins(model: Seq2SeqModel, num_beams: int):
+    """The third step sleeps until the deadline has passed; time enough for what comes before it."""
+    texts, steps = TEXTS[:4], [0, 0, 0, 0]
+
+    def count(i: int) -> LogitsProcessor:
+        def processor(tokens: Ints, scores: Floats) -> None:
+            if max(steps) < tokens.shape[1] == 3:
+                time.sleep(1.0)
+            steps[i] = tokens.shape[1]
+
+        return processor
+
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=9, min_new_tokens=9, deadline_ms=1000)
+    results = model.generate(texts, options, batch_size=2, logits_processor=[count(i) for i in range(4)])
+    assert steps == [3, 3, 0, 0]
+    for [read] in results[:2]:
+        assert (len(read.token_ids), read.finish_reason) == (3, "deadline")
+        assert read.text
+    for [unread] in results[2:]:
+        assert (unread.text, unread.token_ids, unread.finish_reason) == ("", (), "deadline")
+        assert unread.stats.encoder_ms == 0
+
+
+def test_a_deadline_counts_the_time_in_which_texts_come(model: Seq2SeqModel):
+    def texts() -> Iterator[str]:
+        yield TEXTS[0]
+        time.sleep(0.02)
+        yield LONG
+
+    for [result] in model.generate(texts(), GenerationOptions(deadline_ms=10)):
+        assert (result.text, result.finish_reason, result.stats.source_tokens) == ("", "deadline", 0)
 
 
 def test_after_a_deadline_every_source_still_has_all_its_sequences(model: Seq2SeqModel):
@@ -341,7 +363,7 @@ def test_ctrl_c_reaches_generate_at_once_and_the_model_stays_usable(model: Seq2S
         start = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             model.generate(TEXTS * 50, slow)
-        assert time.perf_counter() - start < delay + 0.5
+        assert time.perf_counter() - start < 20, "all of it takes minutes"
         timer.join()
     gc.enable()
     assert answers(model.generate(TEXTS[:2])) == expected
@@ -394,18 +416,24 @@ def test_progress_of_a_long_document_ends_with_all_its_chunks(model: Seq2SeqMode
 
 
 def test_a_long_document_keeps_to_its_deadline(model: Seq2SeqModel):
-    start = time.perf_counter()
-    summary = model.summarize(
-        LONG * 3, GenerationOptions(deadline_ms=200, max_new_tokens=500, min_new_tokens=500)
-    )
-    assert time.perf_counter() - start < 0.2 + 0.5
+    options = GenerationOptions(max_new_tokens=300, min_new_tokens=300)
+    start = time.process_time()
+    model.summarize(LONG, options)
+    seconds = time.process_time() - start
+    start = time.process_time()
+    summary = model.summarize(LONG, dataclasses.replace(options, deadline_ms=50))
+    assert time.process_time() - start < seconds / 2
     assert summary.finish_reason == "deadline"
 
 
 def test_a_document_that_cannot_even_be_cut_in_time_has_an_empty_summary(model: Seq2SeqModel):
-    start = time.perf_counter()
-    summary = model.summarize(LONG * 100, GenerationOptions(deadline_ms=20))  # a megabyte: seconds
-    assert time.perf_counter() - start < 0.02 + 0.5
+    document = LONG * 100  # 700 KB
+    start = time.process_time()
+    model.encode(document)
+    seconds = time.process_time() - start
+    start = time.process_time()
+    summary = model.summarize(document, GenerationOptions(deadline_ms=1))
+    assert time.process_time() - start < seconds / 4, "the rest is not even tokenized"
     assert (summary.text, summary.token_ids, summary.finish_reason) == ("", (), "deadline")
     assert summary.stats.n_chunks == 0
 
@@ -419,6 +447,6 @@ def test_ctrl_c_reaches_a_long_summary(model: Seq2SeqModel):
     timer.start()
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        model.summarize(LONG * 20, GenerationOptions(max_new_tokens=500, min_new_tokens=500))
-    assert time.perf_counter() - start < 1
+        model.summarize(LONG * 200, GenerationOptions(max_new_tokens=500, min_new_tokens=500, num_beams=4))
+    assert time.perf_counter() - start < 20, "all of it takes minutes"
     timer.join()

@@ -254,18 +254,21 @@ def test_cancelled_before_the_start_there_is_nothing(model: TinyModel, cross_kvs
 def test_a_deadline_returns_what_is_there(model: TinyModel, cross_kvs: list[Floats]):
     [[complete]] = model.generate(cross_kvs[:1], max_new_tokens=20, suppress_tokens=(EOS,))
 
-    def until(deadline_ms: int, seconds_per_token: float) -> Hypothesis:
-        callbacks = {
-            "deadline_ms": deadline_ms,
-            "on_tokens": lambda row, tokens: time.sleep(seconds_per_token),
-        }
+    def until(deadline_ms: int, seconds_after_two: float) -> Hypothesis:
+        told: list[int] = []
+
+        def on_tokens(row: int, tokens: list[int]) -> None:
+            told.extend(tokens)
+            time.sleep(seconds_after_two if len(told) == 2 else 0)
+
+        callbacks = {"deadline_ms": deadline_ms, "on_tokens": on_tokens}
         options = {"max_new_tokens": 20, "suppress_tokens": (EOS,)}
         return model.generate(cross_kvs[:1], callbacks=callbacks, **options)[0][0]
 
     assert until(0, 0) == Hypothesis((), 0.0, (), "deadline")
-    found = until(40, 0.03)
+    found = until(500, 0.5)
     assert found.finish_reason == "deadline"
-    assert 1 <= len(found.token_ids) <= 2, "the step after the deadline does not begin"
+    assert len(found.token_ids) == 2, "the step after the deadline does not begin"
     assert found.token_ids == complete.token_ids[: len(found.token_ids)]
     assert found.score == pytest.approx(sum(found.token_logprobs) / len(found.token_ids), abs=1e-5)
     assert until(100_000, 0) == complete

@@ -165,9 +165,9 @@ def test_every_code_point_is_encoded():
 def test_hostile_texts_take_time_in_proportion(unit: str):
     """A quarter of a million characters; 10 s is 50 times what the slowest takes."""
     tokenizer = make(default())
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizer.encode(unit * ((1 << 18) // len(unit)))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 # ------------------------------------------------ components ------------------------------------------------
