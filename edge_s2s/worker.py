@@ -28,8 +28,8 @@ def in_thread(
             messages.put(_Raised(error))
 
     thread = threading.Thread(target=run, name="edge_s2s")
-    thread.start()
     try:
+        thread.start()  # in here, as Ctrl-C may come when it runs already
         while isinstance(message := messages.get(), list):
             yield message
         if isinstance(message, _Raised):
@@ -37,7 +37,8 @@ def in_thread(
         return message.value  # type: ignore[return-value]  # what work returned
     finally:
         cancellation.cancel()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
 
 
 def run_to_end(generator: Generator[object, None, T]) -> T:

@@ -106,6 +106,21 @@ def test_a_stream_that_is_dropped_ends_too(model: Seq2SeqModel, slow: Generation
     assert not workers()
 
 
+def test_work_that_ctrl_c_finds_just_begun_ends_too(
+    model: Seq2SeqModel, slow: GenerationOptions, monkeypatch: pytest.MonkeyPatch
+):
+    begin = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        begin(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(TEXTS * 50, slow)  # minutes
+    assert not workers()
+
+
 def test_a_stream_that_nobody_reads_starts_nothing(model: Seq2SeqModel, slow: GenerationOptions):
     stream = model.stream(TEXTS[0], slow)
     assert not workers()
