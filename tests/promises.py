@@ -73,7 +73,15 @@ def _damage(report: Report) -> str:
     return f"{n:,} truncations and flipped bits: {n_accepted} not noticed"
 
 
+def _search_parity(report: Report) -> str:
+    n_runs, n_different, n_ties = (
+        sum(family[count] for family in report.values()) for count in ("runs", "differences", "ties")
+    )
+    return f"{len(report)} families, {n_runs:,} searches: {n_different} differences, {n_ties} ties"
+
+
 PROMISES = [
+    Promise("Results are those of transformers' `generate()`", "search_parity", _search_parity),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),
     Promise("A bundle that was damaged on its way is refused", "damage", _damage),
     Promise(

@@ -107,6 +107,18 @@ ALL_KINDS: dict[str, tuple[tuple[Any, Any], dict[str, Any]]] = {
     "m2m100": (_M2M100, {"scale_embedding": True}),
     "m2m100-untied": (_M2M100, {"tie_word_embeddings": False, "activation_function": "gelu"}),
 }  # fmt: skip
+FAMILY_KINDS = {
+    "T5": ["t5", "t5-untied"],
+    "T5 v1.1": ["t5-v1.1", "t5-v1.1-tied", "t5-silu"],
+    "mT5": ["mt5", "mt5-tied"],
+    "UMT5": ["umt5", "umt5-tied"],
+    "ByT5": ["byt5"],
+    "BART": ["bart", "bart-untied"],
+    "mBART": ["mbart", "mbart-untied"],
+    "Pegasus": ["pegasus", "pegasus-untied"],
+    "Marian": ["marian", "marian-untied", "marian-separate"],
+    "M2M100": ["m2m100", "m2m100-untied"],
+}
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,28 @@ class TinyModel:
     hf: Any
     spec: ModelSpec
     decoder: DecoderModel
+
+    @property
+    def eos(self) -> int:
+        """Its EOS token."""
+        return int(self.hf.config.eos_token_id)
+
+    @property
+    def pad(self) -> int:
+        """Its padding token."""
+        return int(self.hf.config.pad_token_id)
+
+    @property
+    def plain_tokens(self) -> list[int]:
+        """All that are not special."""
+        config = self.hf.config
+        special = {
+            config.eos_token_id,
+            config.pad_token_id,
+            config.bos_token_id,
+            config.decoder_start_token_id,
+        }
+        return [token for token in range(config.vocab_size) if token not in special]
 
     def cross_kv(self, input_ids: list[int]) -> Floats:
         """What the encoder hands to the decoder: float32 [n_layers, 2, n_heads, source_len, d_head]."""
