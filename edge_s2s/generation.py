@@ -76,8 +76,8 @@ class GenerationOptions:
     """Sampling: then among those whose information is nearest to the expected one and that together have this
     probability (https://arxiv.org/abs/2202.00666); 1 is off."""
     seed: int | None = None
-    """Sampling: what is drawn for a source depends on its tokens, the options and this seed alone. Without
-    one every source gets its own at random, and results tell it."""
+    """Sampling: what is drawn for a source depends on its tokens, its `decoder_input_ids`, the options and
+    this seed alone. Without one every source gets its own at random, and results tell it."""
     num_beam_groups: int | None = None
     """Above 1: diverse beam search by so many groups of `num_beams / num_beam_groups`
     (https://arxiv.org/abs/1610.02424)."""

@@ -51,6 +51,7 @@ def test_in_2000_random_runs_the_joined_stream_is_the_first_sequence(models: lis
         model, options = rng.choice(models), random_search(rng)
         sources = [[rng.randrange(2, 64) for _ in range(rng.randint(1, 12))] for _ in range(2)]
         cross_kvs = [model.cross_kv(ids) for ids in sources]
+        prefixes = [[rng.randrange(2, 64) for _ in range(rng.choice([0, 0, 1, 5]))] for _ in sources]
         streamed: list[list[int]] = [[], []]
         cancellation = Cancellation()
         cancel_at = rng.choice([None, rng.randint(1, 8)])  # calls of on_tokens
@@ -75,6 +76,7 @@ def test_in_2000_random_runs_the_joined_stream_is_the_first_sequence(models: lis
         seeds = [rng.getrandbits(64), rng.getrandbits(64)]
         found = model.generate(
             cross_kvs,
+            prefixes=prefixes,
             callbacks={"on_tokens": on_tokens, "cancellation": cancellation, "seeds": seeds},
             **options,
         )

@@ -38,6 +38,11 @@ RULES: dict[str, Rule] = {
     "decay": lambda outputs: {"exponential_decay_length_penalty": (2, 1.7)},
     "bos": lambda outputs: {"forced_bos_token_id": 7},  # which comes after the start token or never
     "source": lambda outputs: {"encoder_no_repeat_ngram_size": 1},
+    "eos": lambda outputs: {"forced_eos_token_id": 5, "max_new_tokens": 4},
+    "renormalize": lambda outputs: {
+        "suppress_tokens": sorted({ids[0] for ids in outputs}),
+        "renormalize_logits": True,
+    },
 }
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},

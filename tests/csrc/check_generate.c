@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "decoder.h"
 #include "tiny_session.h"
 
 #define GENERATE es2s_session_generate(session, &p, tokens, lens, scores, NULL, NULL)
@@ -257,6 +258,30 @@ static void wrong_prefixes_are_refused_and_older_programs_have_none(void) {
     unload(&f);
 }
 
+/* The flag is a count that the first step sets: that of the tokens which the first row has read. */
+static void a_cancelled_prefix_is_read_no_further(void) {
+    fixture f = load(tiny_defaults(), 1, NULL);
+    es2s_session *session = create(&f, 1, 2);
+    set_source(&f, session, 0, 0);
+    const int32_t ids[] = {5, 9, 2}, three = 3, unread = -1;
+    for (int32_t num_beams = 1; num_beams <= 2; num_beams++) {
+        es2s_generate_params p = plain_params(num_beams);
+        p.prefix_ids = ids;
+        p.prefix_lens = &three;
+        p.cancel = session->cache.lens;
+        int32_t *const second = session->cache.index + 1, tokens[N_NEW], len, reason;
+        *second = unread;
+        float score;
+        SUCCEEDS(es2s_session_generate(session, &p, tokens, &len, &score, NULL, &reason));
+        CHECK(len == 0 && score == 0 && reason == ES2S_FINISH_CANCELLED && *second == unread);
+        p.cancel = NULL;
+        SUCCEEDS(es2s_session_generate(session, &p, tokens, &len, &score, NULL, &reason));
+        CHECK(len > 0 && *second != unread);
+    }
+    es2s_session_free(session);
+    unload(&f);
+}
+
 int main(int argc, char **argv) {
     static const check_test tests[] = {
         {"generate_refuses_each_wrong_parameter", generate_refuses_each_wrong_parameter, 0},
@@ -267,6 +292,7 @@ int main(int argc, char **argv) {
          greedy_search_takes_the_best_token_after_start_token_and_prefix, 0},
         {"wrong_prefixes_are_refused_and_older_programs_have_none",
          wrong_prefixes_are_refused_and_older_programs_have_none, 0},
+        {"a_cancelled_prefix_is_read_no_further", a_cancelled_prefix_is_read_no_further, 0},
     };
     return check_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }
