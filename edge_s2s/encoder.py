@@ -116,18 +116,20 @@ if hasattr(os, "register_at_fork"):
 
 def _check_nodes(file: str, kind: str, found: Sequence[ort.NodeArg], expected: _Shapes) -> None:
     """Compares names, types and shapes of inputs or outputs."""
-    if sorted(node.name for node in found) != sorted(expected):
-        names = ", ".join(ascii(node.name) for node in found)
-        raise BundleError(file, f"{kind}s {', '.join(expected)}", names[:200])
-    for node in found:
-        shape = expected[node.name]
-        fits = len(node.shape) == len(shape) and all(
+    with _failures_are_the_graphs(file, f"{kind}s named in UTF-8"):
+        nodes = [(node.name, node.type, node.shape) for node in found]
+    names = [name for name, _, _ in nodes]
+    if sorted(names) != sorted(expected):
+        raise BundleError(file, f"{kind}s {', '.join(expected)}", ", ".join(map(ascii, names))[:200])
+    for name, dtype, sizes in nodes:
+        shape = expected[name]
+        fits = len(sizes) == len(shape) and all(
             want is None or (isinstance(size, str) if isinstance(want, str) else size == want)
-            for want, size in zip(shape, node.shape, strict=True)
+            for want, size in zip(shape, sizes, strict=True)
         )
-        if node.type != "tensor(float)" or not fits:
-            wanted = f"{kind} {node.name} as tensor(float) {['n' if s is None else s for s in shape]}"
-            raise BundleError(file, wanted, f"{node.type} {node.shape}"[:200])
+        if dtype != "tensor(float)" or not fits:
+            wanted = f"{kind} {name} as tensor(float) {['n' if s is None else s for s in shape]}"
+            raise BundleError(file, wanted, f"{dtype} {sizes}"[:200])
 
 
 def _session_options(num_threads: int) -> ort.SessionOptions:

@@ -171,6 +171,14 @@ def test_names_and_types_other_than_the_runtimes_are_a_bundle_error(
             Encoder(with_graph(bundle, model.SerializeToString()))
 
 
+@pytest.mark.parametrize("text", [b"sequence", b"inputs_embeds", b"cross_kv"])
+def test_names_of_inputs_and_sizes_that_are_no_utf8_are_a_bundle_error(tiny_bundle: Path, text: bytes):
+    with open_bundle(tiny_bundle) as bundle:
+        data = bytes(bundle.read(FILE)).replace(text, text[:-1] + b"\x80")
+        with pytest.raises(BundleError, match="can't decode byte 0x80"):
+            Encoder(with_graph(bundle, data))
+
+
 def rename_cross_kv(graph: onnx.GraphProto) -> None:
     """To "kv", so that a node can be added that makes cross_kv of it."""
     for node in graph.node:
