@@ -2,6 +2,9 @@
  * Three libFuzzer targets in one file, as the weights' bytes reach more and more of the core:
  * FUZZ_WEIGHTS loads them, FUZZ_DECODE also generates, FUZZ_OUT_OF_MEMORY refuses one request of the system's
  * on the way, chosen by the input. An input is a decoder.weights file, then 8 bytes of choices.
+ *
+ * The mutator knows the format: it sets fields to tempting numbers, then puts the tensors where the changed
+ * entries say, and sometimes begins anew with a random decoder. All that is left to chance is what matters.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -27,48 +30,134 @@ static uint32_t get(const uint8_t *at) {
     return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* ---- mutations: of fields, by numbers near the edges of types; then the file's size is set right ---- */
+static uint64_t get64(const uint8_t *at) {
+    return get(at) | (uint64_t)get(at + 4) << 32;
+}
 
+/* ---- mutations ---- */
+
+/* A number near the edge of a type, or near another power of two; small ones often. */
 static uint64_t tempting(uint64_t *seed) {
-    const unsigned bits = (unsigned)(tiny_random(seed) % 65);
+    const unsigned bits = (unsigned)(tiny_random(seed) % (tiny_random(seed) % 2 ? 65 : 17));
     const uint64_t power = bits == 64 ? 0 : (uint64_t)1 << bits;
     return power + tiny_random(seed) % 7 - 3;
+}
+
+/* First byte and number of the tensor entries; no entries where the file is too damaged to tell. */
+static uint8_t *find_entries(uint8_t *file, size_t size, size_t *n_out) {
+    const size_t n_keys = get(file + 16), n_tensors = get(file + 20), start = HEADER + n_keys * KEY;
+    *n_out = n_keys <= 256 && n_tensors <= 4096 && start + n_tensors * TENSOR <= size ? n_tensors : 0;
+    return file + start;
 }
 
 static void change_field(uint8_t *file, size_t size, uint64_t *seed) {
     static const struct {
         uint8_t at, size;
-    } in_key[] = {{0, 1}, {48, 4}, {52, 4}, {56, 4}, {56, 8}, {255, 1}},
-      in_tensor[] = {{0, 1},  {64, 4}, {68, 4},  {72, 8},  {80, 8},  {88, 8},
-                     {96, 8}, {72, 4}, {104, 8}, {112, 8}, {120, 8}, {63, 1}};
-    const size_t n_keys = get(file + 16), n_tensors = get(file + 20);
-    const size_t tensors = HEADER + n_keys * KEY;
-    if (n_keys == 0 || n_tensors == 0 || n_keys > 256 || n_tensors > 4096 ||
-        size < tensors + n_tensors * TENSOR || tiny_random(seed) % 16 == 0) {
+    } in_key[] = {{0, 1}, {48, 4}, {52, 4}, {56, 4}, {56, 8}, {56, 8}, {56, 8}, {255, 1}},
+      in_tensor[] = {{0, 1},  {64, 4}, {68, 4},  {72, 8},  {72, 8}, {80, 8}, {80, 8},
+                     {80, 8}, {80, 8}, {88, 8}, {104, 8}, {112, 8}, {120, 8}};
+    size_t n_tensors;
+    uint8_t *entries = find_entries(file, size, &n_tensors);
+    if (n_tensors == 0 || entries == file + HEADER || tiny_random(seed) % 16 == 0) {
         put(file + 8 + 4 * (tiny_random(seed) % 4), tempting(seed), 4);
-        return;
-    }
-    if (tiny_random(seed) % 2) {
+    } else if (tiny_random(seed) % 2) {
         const size_t f = tiny_random(seed) % (sizeof in_key / sizeof *in_key);
-        put(file + HEADER + tiny_random(seed) % n_keys * KEY + in_key[f].at, tempting(seed), in_key[f].size);
+        uint8_t *key = file + HEADER + tiny_random(seed) % get(file + 16) * KEY;
+        put(key + in_key[f].at, tempting(seed), in_key[f].size);
     } else {
         const size_t f = tiny_random(seed) % (sizeof in_tensor / sizeof *in_tensor);
-        put(file + tensors + tiny_random(seed) % n_tensors * TENSOR + in_tensor[f].at, tempting(seed),
-            in_tensor[f].size);
+        uint8_t *entry = entries + tiny_random(seed) % n_tensors * TENSOR;
+        put(entry + in_tensor[f].at, tempting(seed), in_tensor[f].size);
     }
+}
+
+/* Gives each tensor the bytes that its dimensions call for, as a careless writer would: their product may
+ * wrap to `product_bits`. Returns the file's new size, or the old one where they do not fit. */
+static size_t lay_out(uint8_t *file, size_t size, size_t max_size, unsigned product_bits) {
+    static uint8_t old[MAX_SIZE];
+    size_t n_tensors;
+    uint8_t *entries = find_entries(file, size, &n_tensors);
+    memcpy(old, file, size);
+    size_t end = (size_t)(entries - file) + n_tensors * TENSOR;
+    if (n_tensors == 0) return size;
+    memset(file + end, 0, max_size - end);
+    for (uint8_t *entry = entries; n_tensors > 0; n_tensors--, entry += TENSOR) {
+        uint64_t n_bytes = get(entry + 64) == 1 ? 4 : 1;
+        for (uint32_t d = 0; d < get(entry + 68) && d < 4; d++)
+            n_bytes *= get64(entry + 72 + 8 * d);
+        if (product_bits < 64) n_bytes &= ((uint64_t)1 << product_bits) - 1;
+        end = (end + 63) / 64 * 64;
+        const uint64_t from = get64(entry + 104);
+        if (end > max_size || n_bytes > max_size - end) {
+            memcpy(file, old, size);
+            return size;
+        }
+        if (from < size) memcpy(file + end, old + from, n_bytes < size - from ? n_bytes : size - from);
+        put(entry + 104, end, 8);
+        put(entry + 112, n_bytes, 8);
+        end += n_bytes;
+    }
+    const size_t new_size = (end + 63) / 64 * 64;
+    return new_size <= max_size ? new_size : max_size;
+}
+
+/* A decoder that is valid but for a few numbers; the same one for the same seed. */
+static uint8_t *random_decoder(uint64_t seed, size_t *size_out) {
+    static const char *const ffns[] = {"relu",       "gelu_tanh",       "gelu_erf",       "silu",
+                                       "gated_relu", "gated_gelu_tanh", "gated_gelu_erf", "gated_silu"};
+    tiny_options o = {.seed = seed, .ffn = ffns[tiny_random(&seed) % 8]};
+    int32_t *const sizes[] = {&o.vocab_size, &o.d_model, &o.d_ff, &o.d_head};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        *sizes[i] = 2 + (int32_t)(tiny_random(&seed) % 12);
+    if (tiny_random(&seed) % 4 == 0) o.vocab_size *= 10;
+    o.n_layers = 1 + (int32_t)(tiny_random(&seed) % 2);
+    o.n_heads = 1 + (int32_t)(tiny_random(&seed) % 3);
+    o.max_source_len = 3 + (int32_t)(tiny_random(&seed) % 12);
+    o.max_target_len = 4 + (int32_t)(tiny_random(&seed) % 12);
+    bool *const flags[] = {&o.is_int8,        &o.is_tied,       &o.layer_norm,
+                           &o.post_norm,      &o.embedding_norm, &o.no_final_norm,
+                           &o.position_table, &o.linear_bias,   &o.final_logits_bias};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        *flags[i] = tiny_random(&seed) % 2;
+    o.bias_per_layer = !o.position_table && tiny_random(&seed) % 2;
+    o.head_rescore = o.is_int8 ? (int32_t)(tiny_random(&seed) % (tiny_random(&seed) % 4 ? 3 : 128)) : 0;
+    o.source_vocab_size = tiny_random(&seed) % 4 ? 0 : 5;
+    return tiny_weights(&o, size_out);
+}
+
+/* One of some random decoders, made when it is asked for, in place of the file; its size. */
+static size_t begin_anew(uint8_t *file, size_t size, size_t max_size, uint64_t *seed) {
+    static struct {
+        uint8_t *file;
+        size_t size;
+    } decoders[256];
+    const uint64_t i = tiny_random(seed) % 256;
+    if (!decoders[i].file) decoders[i].file = random_decoder(i, &decoders[i].size);
+    if (decoders[i].size > max_size) return size;
+    memcpy(file, decoders[i].file, decoders[i].size);
+    return decoders[i].size;
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed) {
     uint64_t random = seed;
-    if (size < HEADER + N_CHOICES || tiny_random(&random) % 4 == 0)
+    if (max_size > MAX_SIZE) max_size = MAX_SIZE;
+    if (size < HEADER + N_CHOICES || tiny_random(&random) % 8 == 0)
         size = LLVMFuzzerMutate(data, size, max_size);
-    if (size < HEADER + N_CHOICES) return size;
-    const size_t file_size = size - N_CHOICES;
+    if (size < HEADER + N_CHOICES || max_size < size) return size;
+    uint8_t choices[N_CHOICES];
+    size_t file_size = size - N_CHOICES;
+    const size_t max_file_size = max_size - N_CHOICES;
+    memcpy(choices, data + file_size, N_CHOICES);
+    if (tiny_random(&random) % 4 == 0) file_size = begin_anew(data, file_size, max_file_size, &random);
     for (uint64_t n = tiny_random(&random) % 3; n > 0; n--)
         change_field(data, file_size, &random);
-    if (tiny_random(&random) % 2) put(data + file_size, tiny_random(&random), N_CHOICES);
+    if (tiny_random(&random) % 2)
+        file_size = lay_out(data, file_size, max_file_size, tiny_random(&random) % 2 ? 16 : 64);
+    if (tiny_random(&random) % 16 == 0) file_size -= tiny_random(&random) % (file_size - HEADER + 1);
+    if (tiny_random(&random) % 2) put(choices, tiny_random(&random), N_CHOICES);
     if (tiny_random(&random) % 32) put(data + 24, file_size, 8);
-    return size;
+    memcpy(data + file_size, choices, N_CHOICES);
+    return file_size + N_CHOICES;
 }
 
 /* ---- the system, refusing ---- */
@@ -120,18 +209,39 @@ static void generate(const es2s_model *model, const uint8_t choices[N_CHOICES]) 
     es2s_generate_params p;
     es2s_generate_params_init(model, &p);
     p.num_beams = 1 + choices[0] % BEAMS;
+    p.do_sample = choices[0] / BEAMS % 2;
     p.num_return_sequences = 1;
     p.max_new_tokens = NEW_TOKENS;
     p.min_new_tokens = choices[1] % (NEW_TOKENS + 1);
     p.no_repeat_ngram_size = choices[2] % 4;
     p.early_stopping = choices[3] % 3;
     p.deadline_ms = 1000;
-    int32_t tokens[NEW_TOKENS], len, reason;
-    float score, logprobs[NEW_TOKENS];
-    if (es2s_session_set_source(session, 0, cross_kv, SOURCE_LEN) == ES2S_OK &&
-        es2s_session_generate(session, &p, tokens, &len, &score, logprobs, &reason) == ES2S_OK) {
-        if (len < 0 || len > NEW_TOKENS) abort();
-        for (int32_t i = 0; i < len; i++)
+    static const int32_t tempting_values[] = {-1, -2, 0, 1, 2, 65536, INT32_MIN, INT32_MAX};
+    int32_t *const arguments[] = {&p.min_new_tokens,
+                                  &p.no_repeat_ngram_size,
+                                  &p.early_stopping,
+                                  &p.decoder_start_token_id,
+                                  &p.eos_token_id,
+                                  &p.pad_token_id,
+                                  &p.forced_bos_token_id,
+                                  &p.forced_eos_token_id,
+                                  &p.encoder_no_repeat_ngram_size,
+                                  &p.exponential_decay_start,
+                                  &p.num_beams,
+                                  &p.num_return_sequences,
+                                  &p.max_new_tokens,
+                                  &p.top_k,
+                                  &p.num_beam_groups};
+    const size_t which = choices[6] % 32; /* one argument, or none, is as wrong as can be */
+    if (which < sizeof arguments / sizeof *arguments)
+        *arguments[which] = tempting_values[choices[6] / 32];
+    int32_t tokens[BEAMS * NEW_TOKENS], len[BEAMS], reason[BEAMS];
+    float score[BEAMS], logprobs[BEAMS * NEW_TOKENS];
+    if (p.max_new_tokens <= NEW_TOKENS &&
+        es2s_session_set_source(session, 0, cross_kv, SOURCE_LEN) == ES2S_OK &&
+        es2s_session_generate(session, &p, tokens, len, score, logprobs, reason) == ES2S_OK) {
+        if (len[0] < 0 || len[0] > p.max_new_tokens) abort();
+        for (int32_t i = 0; i < len[0]; i++)
             if (tokens[i] < 0 || tokens[i] >= dims.vocab_size) abort();
     }
     free(cross_kv);
@@ -143,10 +253,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < N_CHOICES || size > MAX_SIZE) return 0;
     const size_t file_size = size - N_CHOICES;
     const uint8_t *choices = data + file_size;
-    uint8_t *file =
-        malloc(file_size + 1); /* a block of its own, at an odd address if chosen: no byte after it */
-    (void)choices;
-    uint8_t *start = file + 1;
+    const size_t shift = choices[7] % 2; /* at an odd address, if chosen */
+    uint8_t *file = malloc(file_size + shift), *start = file + shift; /* nothing behind it */
     memcpy(start, data, file_size);
     es2s_model_params params;
     es2s_model_params_init(&params);

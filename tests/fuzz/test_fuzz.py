@@ -1,54 +1,63 @@
-"""No damaged decoder.weights makes the C core read, write or compute what it must not."""
+"""No input makes a reader or the core do what it must not, and the fuzzers would notice if one did.
+
+The short form runs for seconds; `-m release` for millions of inputs, and writes reports/fuzz.json.
+"""
 
 import json
-import re
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from c_builds import ROOT, find_tool, run
+import fuzzers
+from c_builds import ROOT
+from planted_bugs import IN_C
 
-FOLDER = ROOT / "build" / "fuzz"
-TARGETS = ("weights", "decode", "out_of_memory")
-LIMITS = ("-max_len=65536", "-timeout=2", "-rss_limit_mb=1024", "-malloc_limit_mb=64", "-print_final_stats=1")
-
-
-@pytest.fixture(scope="module")
-def built() -> Path:
-    """Where the targets are; they stay in build/."""
-    cmake, ninja, clang = find_tool("cmake"), find_tool("ninja"), find_tool("clang")
-    options = [f"-DCMAKE_C_COMPILER={clang}", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DES2S_BUILD_FUZZERS=ON"]
-    options += ["-DES2S_SANITIZE=fuzzer-no-link,address,undefined"]
-    run(cmake, "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options)
-    run(cmake, "--build", FOLDER)
-    return FOLDER / "tests" / "fuzz"
+MAX_SECONDS_TO_FIND = 60
+N_RUNS = dict.fromkeys(fuzzers.C_TARGETS, 3_200_000)
 
 
-def fuzz(built: Path, target: str, n_runs: int, folder: Path) -> dict[str, int]:
-    """Fuzzes from the seeds; what libFuzzer counted. A finding fails, with its report."""
-    run(built / "write_seeds", folder)
-    command = [built / f"fuzz_{target}", *LIMITS, f"-runs={n_runs}", "-seed=1", folder]
-    fuzzer = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    assert fuzzer.returncode == 0, fuzzer.stderr[-5000:]
-    counted = re.findall(r"^stat::(\w+): +(\d+)$", fuzzer.stderr, re.MULTILINE)
-    return {name: int(value) for name, value in counted}
+def keep(section: str, name: str, figures: dict[str, Any]) -> None:
+    """Adds to the report."""
+    path = ROOT / "reports" / "fuzz.json"
+    path.parent.mkdir(exist_ok=True)
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report.setdefault(section, {})[name] = figures
+    path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_nothing_is_found_in_seconds(built: Path, target: str, tmp_path: Path):
-    counted = fuzz(built, target, 2000, tmp_path)
-    assert counted["number_of_executed_units"] >= 2000
-    assert counted["new_units_added"] > 20, "nothing behind the first checks was reached"
+@pytest.mark.parametrize("target", fuzzers.C_TARGETS)
+def test_nothing_is_found_in_the_core_in_seconds(target: str, tmp_path: Path):
+    outcome = fuzzers.fuzz(fuzzers.c_fuzzer(target), fuzzers.write_c_seeds(tmp_path / "corpus"), runs=2000)
+    assert not outcome.found, outcome.told
+    assert outcome.counts["number_of_executed_units"] >= 2000
+    assert outcome.counts["new_units_added"] > 20, "nothing behind the first checks was reached"
+
+
+def find_in_c(letter: str, folder: Path) -> fuzzers.Outcome:
+    command = fuzzers.planted_c_fuzzer(IN_C[letter], folder)
+    corpus = fuzzers.write_c_seeds(folder / "corpus")
+    return fuzzers.fuzz(command, corpus, max_total_time=MAX_SECONDS_TO_FIND)
+
+
+@pytest.mark.parametrize("letter", ["E", "L"])
+def test_a_planted_bug_is_found(letter: str, tmp_path: Path):
+    assert find_in_c(letter, tmp_path).found
 
 
 @pytest.mark.release
 @pytest.mark.timeout(4 * 3600)
-@pytest.mark.parametrize("target", TARGETS)
-def test_nothing_is_found_in_a_long_run(built: Path, target: str, tmp_path: Path):
-    counted = fuzz(built, target, 3_500_000, tmp_path)
-    report = ROOT / "reports" / "fuzz.json"
-    report.parent.mkdir(exist_ok=True)
-    figures = json.loads(report.read_text()) if report.exists() else {}
-    figures[target] = {**counted, "n_findings": 0}
-    report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+@pytest.mark.parametrize("target", fuzzers.C_TARGETS)
+def test_nothing_is_found_in_the_core_in_a_long_run(target: str, tmp_path: Path):
+    corpus = fuzzers.write_c_seeds(tmp_path / "corpus")
+    outcome = fuzzers.fuzz(fuzzers.c_fuzzer(target), corpus, runs=N_RUNS[target])
+    assert not outcome.found, outcome.told
+    keep("targets", f"core: {target}", {**outcome.counts, "n_findings": 0, "seconds": round(outcome.seconds)})
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("letter", IN_C)
+def test_every_planted_bug_of_the_core_is_found(letter: str, tmp_path: Path):
+    outcome = find_in_c(letter, tmp_path)
+    assert outcome.found
+    keep("planted", letter, {"what": IN_C[letter].what, "seconds": round(outcome.seconds, 1)})
