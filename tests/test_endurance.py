@@ -145,13 +145,13 @@ def test_nothing_grows_with_the_number_of_requests(model: Seq2SeqModel):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_there_are_never_more_threads_than_asked_for(tiny_bundle: Path, num_threads: int):
+def test_threads_are_as_many_as_asked_for_and_end_with_the_model(tiny_bundle: Path, num_threads: int):
     """onnxruntime and the core never run at once and each keeps its own; the caller is one of both."""
     before = settled_threads()
     with load(tiny_bundle, num_threads=num_threads) as model:
         for num_beams in (1, 4):
             answers(model, TEXTS[0], num_beams)
-            assert settled_threads() - before <= 2 * (num_threads - 1)
+            assert settled_threads() - before == 2 * (num_threads - 1)
     assert settled_threads() == before
 
 
