@@ -27,26 +27,9 @@
 #include <immintrin.h>
 
 #include "float_ops.h"
-
-#define INLINE static inline __attribute__((always_inline)) /* with its n_rows a constant */
+#include "gemm.h"
 
 typedef int32_t sums_i32 __attribute__((vector_size(64)));
-
-typedef struct gemm {
-    const int8_t *a;       /* [n_rows, n_in] */
-    const float *a_scale;  /* [n_rows] */
-    const int8_t *w;       /* [n_out, n_in] */
-    const float *w_scale;  /* [n_out] */
-    const int32_t *w_sums; /* [n_out] */
-    size_t n_in, n_out, y_stride;
-    float *y; /* [n_rows, y_stride] */
-} gemm;
-
-/* Never faults, so it may look beyond the end of w; the sum is one of integers because a pointer may not.
- * Inlined by force: gcc takes a call without result or side effect for dead code. */
-INLINE void prefetch(const int8_t *w) {
-    _mm_prefetch((const char *)((uintptr_t)w + 8192), _MM_HINT_T0);
-}
 
 /* Up to 64 products of each row and output: the elements that `in` selects. */
 INLINE void add_products_q8(int n_rows, const int8_t *const *a, const int8_t *const *w, size_t i,
@@ -97,7 +80,7 @@ INLINE void tile(int n_rows, const gemm *g, size_t r, size_t o) {
     if (odd > 0) add_products_q8(n_rows, a, w, n_in - odd, ((__mmask64)1 << odd) - 1, sums);
     for (size_t i = 0; i + 64 <= n_in; i += 64) {
         for (int j = 0; j < n_outs; j++)
-            prefetch(w[j] + i);
+            prefetch(w[j] + i, 8192);
         add_products_q8(n_rows, a, w, i, ~(__mmask64)0, sums);
     }
 

@@ -6,25 +6,12 @@
  * avx512_vnni.c the activations move into [1, 255] by adding 128, and 128 row sums of the weights are
  * subtracted at the end (gemm_tiles.h).
  *
- * A tile is 8 sums: 8 accumulators, up to 4 rows of activations and a weight register.
- *
  * Not measured: no machine with this ISA was at hand. tests/csrc/check_avx_vnni.c runs this source with
  * vpdpbusd spelled out, on any CPU with AVX2.
  */
-#include <immintrin.h>
+#include "avx2_tile.h"
 
-#include "float_ops.h"
-
-#define INLINE static inline __attribute__((always_inline)) /* with its n_rows a constant */
-
-enum { N_SUMS = 8, STEP = 32, A_OFFSET = 128 };
-typedef int32_t sums_i32 __attribute__((vector_size(STEP)));
-
-/* Never faults, so it may look beyond the end of w; the sum is one of integers because a pointer may not.
- * Inlined by force: gcc takes a call without result or side effect for dead code. */
-INLINE void prefetch(const int8_t *w) {
-    _mm_prefetch((const char *)((uintptr_t)w + 4096), _MM_HINT_T0);
-}
+enum { A_OFFSET = 128 };
 
 INLINE void add_products_q8(int n_rows, const int8_t *const *a, const int8_t *const *w, size_t i,
                             sums_i32 *sums) {
@@ -40,19 +27,6 @@ INLINE void add_products_q8(int n_rows, const int8_t *const *a, const int8_t *co
             *sum = (sums_i32)_mm256_dpbusd_avx_epi32((__m256i)*sum, a_shifted[r], w_o);
         }
     }
-}
-
-INLINE void sum_each(const sums_i32 *sums, int32_t *sum) {
-    __m256i s[8];
-    for (int i = 0; i < 8; i++)
-        s[i] = (__m256i)sums[i];
-    for (int i = 0; i < 4; i++)
-        s[i] = _mm256_hadd_epi32(s[2 * i], s[2 * i + 1]);
-    for (int i = 0; i < 2; i++)
-        s[i] = _mm256_hadd_epi32(s[2 * i], s[2 * i + 1]);
-    const __m256i low = _mm256_permute2x128_si256(s[0], s[1], 0x20);
-    const __m256i high = _mm256_permute2x128_si256(s[0], s[1], 0x31);
-    _mm256_storeu_si256((__m256i *)sum, _mm256_add_epi32(low, high));
 }
 
 #include "gemm_tiles.h"

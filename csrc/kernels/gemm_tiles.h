@@ -6,6 +6,7 @@
  *
  *     N_SUMS      sums of a tile, a multiple of 4, at most 16
  *     STEP        bytes of a register, at most 32
+ *     AHEAD       bytes of a weight row from what is read to what is prefetched
  *     A_OFFSET    what add_products_q8 adds to each activation to make it unsigned: 128, or 0
  *     sums_i32    an int32 vector of STEP bytes: the partial sums of one output
  *
@@ -13,8 +14,7 @@
  *                                 sums_i32 *sums);   STEP products of each row and output, from element i on;
  *                                                    sums: [n_rows, N_SUMS / n_rows]
  *     INLINE void sum_each(const sums_i32 *sums, int32_t *sum);   sum[j] = the sum of the lanes of sums[j]
- *     INLINE void prefetch(const int8_t *w);                      of a weight row at the element being read
- *
+ *  *
  * With A_OFFSET,  sum (a + 128) w = sum a w + 128 sum w:  the row sums of the weights, known since load, are
  * subtracted. The shifted sum may wrap around at 2^31; the difference is exact all the same, modulo 2^32.
  *
@@ -25,17 +25,7 @@
 
 #include <string.h>
 
-#include "kernels.h"
-
-typedef struct gemm {
-    const int8_t *a;       /* [n_rows, n_in] */
-    const float *a_scale;  /* [n_rows] */
-    const int8_t *w;       /* [n_out, n_in] */
-    const float *w_scale;  /* [n_out] */
-    const int32_t *w_sums; /* [n_out] */
-    size_t n_in, n_out, y_stride;
-    float *y; /* [n_rows, y_stride] */
-} gemm;
+#include "gemm.h"
 
 /* Copies the last n < STEP elements of each row, filled up with zeros. */
 INLINE void copy_odd_end(int n_rows, const int8_t *const *rows, size_t from, size_t n, int8_t (*copies)[STEP],
@@ -73,7 +63,7 @@ INLINE void tile(int n_rows, const gemm *g, size_t r, size_t o) {
     }
     for (size_t i = 0; i + STEP <= n_in; i += STEP) {
         for (int j = 0; j < n_outs; j++)
-            prefetch(w[j] + i);
+            prefetch(w[j] + i, AHEAD);
         add_products_q8(n_rows, a, w, i, sums);
     }
 

@@ -12,18 +12,9 @@
  *
  * Not measured: the tests run under emulation, whose times say nothing.
  */
-#include <arm_neon.h>
+#include "neon_tile.h"
 
-#include "kernels.h"
-
-#define INLINE static inline __attribute__((always_inline)) /* with its n_rows a constant */
-
-enum { N_SUMS = 8, STEP = 16, A_OFFSET = 0 };
-typedef int32x4_t sums_i32;
-
-INLINE void prefetch(const int8_t *w) {
-    __builtin_prefetch((const void *)((uintptr_t)w + 512));
-}
+enum { N_SUMS = 8 };
 
 INLINE void add_products_q8(int n_rows, const int8_t *const *a, const int8_t *const *w, size_t i,
                             sums_i32 *sums) {

@@ -57,7 +57,7 @@ static void matrix_tile(const gemm *g, size_t r, size_t o) {
     }
     for (size_t i = 0; i + STEP <= n_in; i += STEP) {
         for (int j = 0; j < MATRIX_OUTS; j++)
-            prefetch(w[j] + i);
+            prefetch(w[j] + i, AHEAD);
         add_matrix_products(a, w, i, sums);
     }
 
