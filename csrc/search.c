@@ -302,7 +302,10 @@ static void close_source(struct search *search, struct source_search *source) {
     for (int32_t g = 0; g < search->n_groups; g++)
         for (int32_t i = 0; i < source->groups[g].n_live; i++) {
             struct hypothesis *const live = &source->groups[g].live[i];
-            if (live->len > 0) live->score /= (float)es2s_length_power(live->len, params->length_penalty);
+            if (live->len > 0)
+                live->score /= (float)es2s_length_power(live->len, params->length_penalty);
+            else if (search->interruption == NOT_INTERRUPTED) /* the rules left no first token */
+                live->score = ES2S_HOPELESS;
         }
     const size_t max_len = (size_t)params->max_new_tokens;
     const int32_t filler = params->pad_token_id >= 0 ? params->pad_token_id : params->eos_token_id;

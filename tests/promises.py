@@ -80,8 +80,29 @@ def _search_parity(report: Report) -> str:
     return f"{len(report)} families, {n_runs:,} searches: {n_different} differences, {n_ties} ties"
 
 
+def _sampling(report: Report) -> str:
+    worst = min(report["p_values"].values())
+    return f"{len(report['p_values'])} sets of options x {report['draws']:,} draws: each p >= {worst:.2g}"
+
+
+def _cpu_parity(report: Report) -> str:
+    cpus = {name.partition(", threads")[0] for name in report}
+    n, n_tokens = (min(run[count] for run in report.values()) for count in ("sources", "tokens"))
+    different = sum(run["different"] for run in report.values())
+    runs = f"{len(cpus)} CPUs and kernel sets, {len(report)} runs of {n} sources"
+    return f"{runs}, {n_tokens:,} tokens each: {different} differ"
+
+
+def _int8(report: Report) -> str:
+    worst = min(kind["int8_agreement"] for kind in report["kinds"])
+    return f"{len(report['kinds'])} models of ten families: {100 * worst:.1f} % of the best tokens or more"
+
+
 PROMISES = [
     Promise("Results are those of transformers' `generate()`", "search_parity", _search_parity),
+    Promise("What is drawn has the probabilities of transformers' warpers", "sampling", _sampling),
+    Promise("Same tokens and same bits of logits on every CPU", "cpu_parity", _cpu_parity),
+    Promise("int8 weights choose the tokens of float32 weights", "int8_families", _int8),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),
     Promise("A bundle that was damaged on its way is refused", "damage", _damage),
     Promise(
