@@ -35,9 +35,12 @@ def kind_of(number: int) -> str:
 
 
 def mutate(contents: Contents, number: int) -> bytes:
-    """The .es2s of a mutant."""
+    """The .es2s of a mutant; damage that changes nothing is none."""
     kind = kind_of(number)
-    return KINDS[kind][1](dict(contents), random.Random(f"{kind} {number}"))
+    whole, choose = b"".join(write_zip(contents)), random.Random(f"{kind} {number}")
+    while (mutant := KINDS[kind][1](dict(contents), choose)) == whole:
+        pass
+    return mutant
 
 
 def sealed(files: dict[str, bytes], document: dict[str, object] | None = None) -> bytes:
@@ -78,7 +81,12 @@ def mutate_zip(files: dict[str, bytes], choose: random.Random) -> bytes:
         if choose.random() < 0.5:
             files = dict(choose.sample(sorted(files.items()), choose.randrange(1, len(files) + 1)))
         return b"".join(write_zip(files))
-    data = bytearray(b"".join(write_zip(files)))
+    return damage_zip(b"".join(write_zip(files)), choose)
+
+
+def damage_zip(archive: bytes, choose: random.Random) -> bytes:
+    """Numbers in its records replaced, pieces doubled or removed."""
+    data = bytearray(archive)
     end = len(data) - 22
     (directory,) = struct.unpack_from("<I", data, end + 16)
     places = [*range(directory, len(data))]
@@ -176,9 +184,15 @@ def mutate_tokenizer(files: dict[str, bytes], choose: random.Random) -> bytes:
 
 
 def mutate_weights(files: dict[str, bytes], choose: random.Random) -> bytes:
-    """Numbers and names in header, keys and tensor entries, values in tensors; the inner hash is right."""
-    data = bytearray(files[WEIGHTS])
+    return sealed({**files, WEIGHTS: damage_weights(files[WEIGHTS], choose)})
+
+
+def damage_weights(weights: bytes, choose: random.Random) -> bytes:
+    """Numbers in header, keys, tensor entries and tensors replaced; the inner hash is right."""
+    data = bytearray(weights)
     n_keys, n_tensors = struct.unpack_from("<2I", data, 16)
+    if 64 + 256 * n_keys + 128 * n_tensors > len(data):
+        raise ValueError("damaged before: nothing says where its tables end")
     tables_end = 64 + 256 * n_keys + 128 * n_tensors
     fields = [(8, 4), (12, 4), (16, 4), (20, 4), (24, 8)]
     in_key = ((0, 1), (48, 4), (52, 4), (56, 8))
@@ -194,7 +208,7 @@ def mutate_weights(files: dict[str, bytes], choose: random.Random) -> bytes:
         data[at : at + size] = (choose.choice(NUMBERS) % (1 << 8 * size)).to_bytes(size, "little")
     if choose.random() < 0.1:
         del data[choose.randrange(64, len(data)) :]
-    return sealed({**files, WEIGHTS: resealed_weights(bytes(data))})
+    return resealed_weights(bytes(data))
 
 
 def resealed_weights(data: bytes) -> bytes:
@@ -281,11 +295,15 @@ def _all_fields(fields: list[Field]) -> list[tuple[list[Field], int]]:
 
 
 def mutate_onnx(files: dict[str, bytes], choose: random.Random, *, plain: bool = False) -> bytes:
+    return sealed({**files, ONNX: damage_model(files[ONNX], choose, plain=plain)})
+
+
+def damage_model(data: bytes, choose: random.Random, *, plain: bool = False) -> bytes:
     """Fields of the protobuf message changed, dropped, doubled, moved or hidden in another place.
 
     `plain`: as an author would who wants to come past the walker, with listed operators in odd graphs.
     """
-    model = parse_fields(files[ONNX], "model")
+    model = parse_fields(data, "model")
     places = _all_fields(model)
     small = [
         (parent, i)
@@ -322,7 +340,7 @@ def mutate_onnx(files: dict[str, bytes], choose: random.Random, *, plain: bool =
         for _ in range(choose.choice([1, 4])):
             damaged[choose.randrange(len(damaged))] = choose.randrange(256)
         data = bytes(damaged)
-    return sealed({**files, ONNX: data})
+    return data
 
 
 def _change_value(field: Field, choose: random.Random) -> None:
