@@ -28,7 +28,11 @@ class Charsmap:
                 raise ValueError(f"a replacement of {len(text)} bytes")
         # ASCII characters that neither change nor begin a longer rule with another one of them
         plain = [byte for byte in range(0x20, 0x7F) if self._rule(bytes([byte]), 0) is None]
-        inert = [byte for byte in plain if all(self._rule(bytes([byte, b]), 0) is None for b in plain)]
+        inert = [
+            byte
+            for byte in plain
+            if not self._begins_rules(byte) or all(self._rule(bytes([byte, b]), 0) is None for b in plain)
+        ]
         inside = re.escape(bytes(inert)) if inert else b"\xff"  # which no UTF-8 has
         self._inert = re.compile(rb"[%b]+(?=[%b]|\Z)" % (inside, inside))
 
@@ -67,6 +71,10 @@ class Charsmap:
             return None
         end, at = found
         return end, self._replacements[at : self._replacements.find(b"\0", at)]
+
+    def _begins_rules(self, byte: int) -> bool:
+        """Whether a branch of the trie leaves its root with this byte."""
+        return self._unit(_offset(self._unit(0)) ^ byte) & 0x8000_00FF == byte
 
     def _unit(self, node: int) -> int:
         """Beyond the trie there is a unit that nothing leads to."""

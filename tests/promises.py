@@ -67,6 +67,17 @@ def _mutants(report: Report) -> str:
     )
 
 
+def _fuzz(report: Report) -> str:
+    targets, planted = report["targets"].values(), report["planted"].values()
+    n = sum(target["number_of_executed_units"] for target in targets)
+    n_findings = sum(target["n_findings"] for target in targets)
+    slowest = max(bug["seconds"] for bug in planted)
+    return (
+        f"{n:,} inputs to {len(targets)} fuzz targets: {n_findings} findings; "
+        f"{len(planted)} planted bugs found, each within {slowest:.0f} s"
+    )
+
+
 def _damage(report: Report) -> str:
     tried = report["tried"].values()
     n, n_accepted = sum(part["n"] for part in tried), sum(part["n_accepted"] for part in tried)
@@ -104,6 +115,7 @@ PROMISES = [
     Promise("Same tokens and same bits of logits on every CPU", "cpu_parity", _cpu_parity),
     Promise("int8 weights choose the tokens of float32 weights", "int8_families", _int8),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),
+    Promise("No file and no text makes a reader or the core misbehave", "fuzz", _fuzz),
     Promise("A bundle that was damaged on its way is refused", "damage", _damage),
     Promise(
         "A bundle on the disk is the old one or the new one, whatever fails while it is written",

@@ -103,3 +103,18 @@ IN_C = {
         ((MAX_RESCORE, "d->vocab_size;"),),
     ),
 }
+
+IN_PYTHON = {
+    "J": PlantedBug(
+        "the prefix of a bundle is a template",
+        "encode",
+        "edge_s2s/tokenizer.py",
+        (("self.tokenize(self._prefix + text)", "self.tokenize(self._prefix.format(text=text) + text)"),),
+    ),
+    "K": PlantedBug(
+        "external data is refused among the initializers, and forgotten in attributes",
+        "onnx",
+        "edge_s2s/onnx_graph.py",
+        (("if part in (5, 10):  # t, tensors", "if part == 0:"),),
+    ),
+}
