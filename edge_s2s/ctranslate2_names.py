@@ -36,6 +36,7 @@ INSTEAD = {
     "prefix_bias_beta": "use sequence_bias",
     "replace_unknowns": "use suppress_tokens with the id of the unknown token",
     "return_alternatives": "give generate each beginning that you want as decoder_input_ids",
+    "return_attention": "attention weights are not returned",
     "return_end_token": "token_ids always have it",
     "return_logits_vocab": "use logits_processor of generate, which sees them",
     "target_prefix": "it is an argument of generate, as decoder_input_ids is",
