@@ -16,9 +16,10 @@ from edge_s2s import BundleError
 from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
 from edge_s2s_export import families
+from edge_s2s_export.candidate import Candidate
 from edge_s2s_export.convert import convert
 from edge_s2s_export.errors import ExportError, GateError
-from edge_s2s_export.golden import MIN_CASES, MIN_MARGIN
+from edge_s2s_export.golden import MIN_CASES, MIN_MARGIN, N_ROUNDINGS
 from edge_s2s_export.probe_texts import probe_texts
 from edge_s2s_export.reference_decoder import ReferenceDecoder
 from tiny_folders import make_tiny_folder
@@ -91,6 +92,16 @@ def test_golden_cases_have_their_margin_and_are_what_the_model_generates(bundle:
             assert (best - second).min() > MIN_MARGIN - 0.01
     assert MIN_CASES <= len(cases) <= 16
     assert len({case.token_ids for case in cases}) > 1
+
+
+def test_golden_cases_have_their_margin_under_every_rounding(bundle: Path):
+    with open_bundle(bundle) as opened:
+        files = {name: bytes(opened.read(name)) for name in opened.manifest.files}
+        candidate, cases = Candidate(opened.manifest, files), opened.golden()
+    for case in cases:
+        for rounding in range(N_ROUNDINGS + 1):
+            cross_kv = candidate.encode(case.input_ids, rounding=rounding)
+            assert candidate.margins(cross_kv, case.token_ids).min() >= MIN_MARGIN
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *OTHER_FAMILIES])
