@@ -5,14 +5,25 @@ model = edge_s2s.load()
 print(model.summarize(document).text)
 """
 
-from edge_s2s.errors import BundleError, CoreError, EdgeS2SError, InputTooLongError, ProviderError
+from edge_s2s.constrained import AllowedSequences, Constraint
+from edge_s2s.errors import (
+    BundleError,
+    ConstraintError,
+    CoreError,
+    EdgeS2SError,
+    InputTooLongError,
+    ProviderError,
+)
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats
 from edge_s2s.manifest import RUNTIME_VERSION
 from edge_s2s.model import Seq2SeqModel, default_bundle_path, load
 
 __version__ = RUNTIME_VERSION
 __all__ = [
+    "AllowedSequences",
     "BundleError",
+    "Constraint",
+    "ConstraintError",
     "CoreError",
     "EdgeS2SError",
     "Generation",

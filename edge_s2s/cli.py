@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 from edge_s2s import __version__
 from edge_s2s.bundle import Bundle, open_bundle
+from edge_s2s.constrained import Constraint
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.jsonl import Values, generate_rows, open_output
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "edge-s2s generate --jsonl in.jsonl --out out.jsonl",
         "edge-s2s generate --jsonl in.jsonl --out out.jsonl --resume   # after a crash",
         "zcat in.jsonl.gz | edge-s2s generate --jsonl - --out - | gzip > out.jsonl.gz",
+        "edge-s2s generate --jsonl in.jsonl --out out.jsonl --allowed labels.txt",
     )
     command.add_argument(
         "--jsonl",
@@ -147,6 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--resume", action="store_true", help="go on after the last complete row of OUT")
     command.add_argument("--truncation", action="store_true", help="cut sources that are too long")
+    constraint = command.add_mutually_exclusive_group()
+    constraint.add_argument("--allowed", metavar="FILE", help="each result is one of the lines of FILE")
+    constraint.add_argument(
+        "--json-schema", metavar="FILE", help="each result is JSON that follows the schema in FILE"
+    )
     _add_bundle(command)
     _add_options(command)
 
@@ -293,6 +300,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             lines = stack.enter_context(Path(arguments.jsonl).open("rb"))
         model = stack.enter_context(_load(arguments))
         options.complete(model.manifest.generation, model.manifest.dimensions)  # else every row would fail
+        constraint = _constraint(arguments, model)
         if arguments.out == "-":
             out: BinaryIO = sys.stdout.buffer
             kept: Iterator[Values] = iter(())
@@ -300,12 +308,28 @@ def _generate(arguments: argparse.Namespace) -> int:
             out, kept = stack.enter_context(open_output(Path(arguments.out), resume=arguments.resume))
         progress = stack.enter_context(_Progress(lines))
         counts = generate_rows(
-            model, lines, out, options, truncation=arguments.truncation, kept=kept, progress=progress.add
+            model,
+            lines,
+            out,
+            options,
+            truncation=arguments.truncation,
+            constraint=constraint,
+            kept=kept,
+            progress=progress.add,
         )
     if counts.failed:
         print(f"edge-s2s: {counts.failed} of {counts.rows} rows failed; they have an error", file=sys.stderr)
         return SOME_ROWS_FAILED
     return OK
+
+
+def _constraint(arguments: argparse.Namespace, model: Seq2SeqModel) -> Constraint | None:
+    if arguments.allowed is not None:
+        lines = _read_text(arguments.allowed).split("\n")
+        return model.allow_texts(line for line in lines if line)
+    if arguments.json_schema is not None:
+        return model.json_schema(_read_text(arguments.json_schema))
+    return None
 
 
 class _Progress:

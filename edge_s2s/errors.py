@@ -3,6 +3,7 @@
     EdgeS2SError                  base of all, never raised itself
     ├── BundleError               a bundle, or a file in it, is not what it must be
     ├── InputTooLongError         a source has more tokens than the model accepts (also a ValueError)
+    ├── ConstraintError           a constraint is none, or no result keeps to it (also a ValueError)
     ├── ProviderError             ONNX Runtime does not run the encoder where the caller asked for it
     └── CoreError                 the C core failed in a way that no argument explains
 
@@ -40,6 +41,10 @@ class BundleError(EdgeS2SError):
 
 class InputTooLongError(EdgeS2SError, ValueError):
     """A source has more tokens than the model accepts in one pass; the message has both numbers."""
+
+
+class ConstraintError(EdgeS2SError, ValueError):
+    """A constraint cannot be used with this model, or no result keeps to it; the message says why."""
 
 
 class ProviderError(EdgeS2SError):

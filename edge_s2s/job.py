@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edge_s2s.constrained import Constraint, ConstraintProcessor, results_of
 from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis, LogitsProcessor
 from edge_s2s.encoder import Encoder
 from edge_s2s.generation import FinishReason, Generation, GenerationStats
@@ -38,6 +39,7 @@ class Source:
     """What it begins with after the start token"""
     truncated: bool = False
     logits_processor: LogitsProcessor | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Job:
             start = time.perf_counter()
             seeds = [secrets.randbits(_SEED_BITS) if self.seed is None else self.seed for _ in sources]
             if read := sources[: len(encoder_ms)]:
-                processors = [source.logits_processor for source in read]
+                processors = [self._processor(source) for source in read]
                 hypotheses = session.generate(
                     params,
                     prefixes=[source.target_prefix for source in read],
@@ -104,11 +106,41 @@ class Job:
                 )
                 decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
         results = [
-            [self._generation(source, hypothesis, ms, decoder_ms, seed) for hypothesis in best]
+            [
+                self._generation(source, hypothesis, ms, decoder_ms, seed)
+                for hypothesis in self._kept(source, best)
+            ]
             for source, best, ms, seed in zip(sources, hypotheses, encoder_ms, seeds, strict=False)
         ]
         reason = self.ended(cancellation) or "deadline"
         return results + [self._unread_results(source, reason) for source in sources[len(results) :]]
+
+    def _n_forced(self, source: Source) -> int:
+        """How many of a result's new tokens are forced before all others."""
+        return int(self.params.forced_bos_token_id is not None and not source.target_prefix)
+
+    def _processor(self, source: Source) -> LogitsProcessor | None:
+        if source.constraint is None:
+            return source.logits_processor
+        return ConstraintProcessor(
+            source.constraint,
+            eos_token_id=self.parts.decoder.dims.eos_token_id,
+            n_given=1 + len(source.target_prefix) + self._n_forced(source),
+            beams=self.params.num_beams > 1,
+            before=source.logits_processor,
+        )
+
+    def _kept(self, source: Source, best: list[Hypothesis]) -> list[Hypothesis]:
+        """Without what broke the source's constraint."""
+        if source.constraint is None:
+            return best
+        return results_of(
+            source.constraint,
+            best,
+            eos_token_id=self.parts.decoder.dims.eos_token_id,
+            n_forced=self._n_forced(source),
+            params=self.params,
+        )
 
     def _unread_results(self, source: Source, reason: FinishReason) -> list[Generation]:
         return [self.unread(source, reason)] * self.params.num_return_sequences

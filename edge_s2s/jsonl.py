@@ -18,6 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
+from edge_s2s.constrained import Constraint
 from edge_s2s.generation import Generation, GenerationOptions
 from edge_s2s.model import Seq2SeqModel
 
@@ -55,6 +56,7 @@ def generate_rows(
     options: GenerationOptions,
     *,
     truncation: bool = False,
+    constraint: Constraint | None = None,
     kept: Iterable[Values] = (),
     progress: Progress = lambda n_rows: None,
 ) -> Counts:
@@ -74,7 +76,9 @@ def generate_rows(
         n_failed += "error" in answer
     progress(n_rows)
     while batch := list(islice(rows, BATCH_SIZE)):
-        answers = _answer(model, [_Request.of(row, options, model) for row in batch], truncation)
+        answers = _answer(
+            _Call(model, truncation, constraint), [_Request.of(row, options, model) for row in batch]
+        )
         out.write(b"".join(_to_line(answer) for answer in answers))
         out.flush()
         n_rows += len(answers)
@@ -200,35 +204,44 @@ def _answers(answer: object, row: Row | None) -> bool:
     }
 
 
-def _answer(model: Seq2SeqModel, requests: list[_Request], truncation: bool) -> list[Values]:
+class _Call(NamedTuple):
+    """What is the same for all rows."""
+
+    model: Seq2SeqModel
+    truncation: bool
+    constraint: Constraint | None
+
+
+def _answer(call: _Call, requests: list[_Request]) -> list[Values]:
     """Answers in the order of the requests; those with equal options are decoded together."""
     alike: dict[GenerationOptions, list[_Request]] = {}
     for request in requests:
         if request.error is None:
             alike.setdefault(request.options, []).append(request)
-    answers = {options: iter(_answer_alike(model, group, truncation)) for options, group in alike.items()}
+    answers = {options: iter(_answer_alike(call, group)) for options, group in alike.items()}
     return [
         next(answers[request.options]) if request.error is None else _failed(request) for request in requests
     ]
 
 
-def _answer_alike(model: Seq2SeqModel, requests: list[_Request], truncation: bool) -> list[Values]:
+def _answer_alike(call: _Call, requests: list[_Request]) -> list[Values]:
     try:
-        return _generate(model, requests, truncation)
+        return _generate(call, requests)
     except (TypeError, ValueError) as error:
         if len(requests) == 1:
             return [_failed(requests[0]._replace(error=str(error)))]
-        alone = [_answer_alike(model, [request], truncation) for request in requests]  # tells which it was
+        alone = [_answer_alike(call, [request]) for request in requests]  # tells which it was
         return [answer for [answer] in alone]
 
 
-def _generate(model: Seq2SeqModel, requests: list[_Request], truncation: bool) -> list[Values]:
+def _generate(call: _Call, requests: list[_Request]) -> list[Values]:
     rows = [request.values for request in requests]
-    results = model.generate(
+    results = call.model.generate(
         [row["source"] if "source" in row else row["input_ids"] for row in rows],  # type: ignore[arg-type]  # checked there
         requests[0].options,
-        truncation=truncation,
+        truncation=call.truncation,
         batch_size=BATCH_SIZE,
+        constraint=call.constraint,
         decoder_input_ids=[row.get("decoder_input_ids") for row in rows],  # type: ignore[misc]  # there, too
     )
     return [_finished(row, best) for row, (best, *_) in zip(rows, results, strict=True)]

@@ -13,17 +13,20 @@ import dataclasses
 import operator
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from edge_s2s import documents
 from edge_s2s.bundle import open_bundle
+from edge_s2s.constrained import AllowedSequences, Constraint, without_rules
 from edge_s2s.decoder import Cancellation, DecoderModel, LogitsProcessor
 from edge_s2s.encoder import Encoder
-from edge_s2s.errors import BundleError, InputTooLongError
+from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError
 from edge_s2s.generation import FinishReason, Generation, GenerationOptions
 from edge_s2s.job import Job, Parts, Source
+from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
 from edge_s2s.manifest import GenerationDefaults, Manifest
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
 from edge_s2s.threads import MAX_THREADS, default_num_threads
@@ -34,6 +37,8 @@ from edge_s2s.worker import in_thread, run_to_end
 MAX_BATCH_SIZE = 1024
 _FIRST_LOOK = 1 << 13  # characters that tell whether a document is long, before all of it is tokenized
 _SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
+
+T = TypeVar("T")
 
 
 def default_bundle_path(*, must_exist: bool = False) -> Path:
@@ -106,6 +111,7 @@ class Seq2SeqModel:
         decoder_input_ids: Iterable[TargetPrefix] | None = None,
         target_prefix: Iterable[TargetPrefix] | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor | None] | None = None,
+        constraint: Constraint | Sequence[Constraint] | None = None,
     ) -> list[list[Generation]]:
         """For each text its `num_return_sequences` best results, best first, or as many draws.
 
@@ -124,15 +130,22 @@ class Seq2SeqModel:
         float32 [1, vocab_size] of the next one: logits, under beams log-probabilities. It changes these in
         place or returns others, -inf to forbid; NaN and +inf are a ValueError. What it raises, generate does.
         It may use the model.
+
+        `constraint`, for all texts or one for each, is what results keep to: `allow_texts` and `json_schema`
+        make some, `constrained` says what else can be one. It counts from where a prefix and a forced token
+        end. The bundle's own rules that forbid or force tokens are then off, those of `options` are not.
+        There may be fewer results than `num_return_sequences`; if there is none, or a constraint has longer
+        ones than `max_new_tokens`, ConstraintError.
         """
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             found = type(texts).__name__
             raise TypeError(f"texts: expected a list of texts, found one {found}; write generate([text])")
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
-        params = self._complete(options)
+        params = self._complete(options, constraint if isinstance(constraint, Sequence) else [constraint])
         job = Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
+        constraints = _one_each(constraint, len(inputs), "constraint")
         names = ["the text"] if len(inputs) == 1 else [f"texts[{i}]" for i in range(len(inputs))]
         if target_prefix is not None and decoder_input_ids is not None:
             raise TypeError("target_prefix and decoder_input_ids are one argument; give decoder_input_ids")
@@ -143,9 +156,10 @@ class Seq2SeqModel:
                 self._source(job, text, name, truncation),
                 target_prefix=prefix,
                 logits_processor=processor,
+                constraint=its_constraint,
             )
-            for text, name, prefix, processor in zip(
-                inputs, names, prefixes, _processors(logits_processor, len(inputs)), strict=True
+            for text, name, prefix, processor, its_constraint in zip(
+                inputs, names, prefixes, _processors(logits_processor, len(inputs)), constraints, strict=True
             )
         ]
         return run_to_end(in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
@@ -157,17 +171,18 @@ class Seq2SeqModel:
         *,
         truncation: bool = False,
         decoder_input_ids: TargetPrefix = None,
+        constraint: Constraint | None = None,
     ) -> Generator[str, None, Generation]:
         """Pieces of the best result as soon as they cannot change any more; joined, they are its text.
 
-        It begins with `decoder_input_ids`, as in `generate`. Closing the generator ends the work within one
-        decoding step. Its return value is the Generation.
+        It begins with `decoder_input_ids` and keeps to `constraint`, as in `generate`. Closing the generator
+        ends the work within one decoding step. Its return value is the Generation.
         """
-        params = dataclasses.replace(self._complete(options), num_return_sequences=1)
+        params = dataclasses.replace(self._complete(options, [constraint]), num_return_sequences=1)
         job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
         source = self._source(job, text, "the text", truncation)
         [prefix] = self._target_prefixes([decoder_input_ids], 1, options, params)
-        return _stream(job, dataclasses.replace(source, target_prefix=prefix))
+        return _stream(job, dataclasses.replace(source, target_prefix=prefix, constraint=constraint))
 
     def summarize(
         self,
@@ -200,6 +215,37 @@ class Seq2SeqModel:
             return _stream(job, Source(input_ids))
         return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document)
 
+    def allow_texts(self, texts: Iterable[str]) -> AllowedSequences:
+        """A constraint for `generate`: results are one of these texts.
+
+        Raises ConstraintError for a text that the model's tokens cannot write as it is.
+        """
+        tokenizer = self._parts.target_tokenizer
+        sequences = []
+        for text in texts:
+            token_ids = tokenizer.tokenize(text)
+            if not token_ids or (written := tokenizer.decode(token_ids)) != text:
+                found = repr(written) if token_ids else "no tokens"
+                raise ConstraintError(f"allow_texts: {text!r} would become {found}")
+            sequences.append(token_ids)
+        return AllowedSequences(sequences)
+
+    def json_schema(
+        self, schema: Mapping[str, Any] | bool | str, *, separators: tuple[str, str] = SEPARATORS
+    ) -> JsonSchema:
+        """A constraint for `generate`: results are JSON that a schema, or its text, allows.
+
+        `JsonSchema` says the rest. Needs `pip install 'edge_s2s[json]'`.
+        """
+        return JsonSchema(schema, self._vocabulary, separators=separators)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        dims = self._parts.decoder.dims
+        return Vocabulary(
+            self._parts.target_tokenizer, vocab_size=dims.vocab_size, eos_token_id=dims.eos_token_id
+        )
+
     def close(self) -> None:
         """Lets go of weights and threads, after calls that still run; later calls raise ValueError."""
         self._open_parts = None
@@ -216,14 +262,19 @@ class Seq2SeqModel:
             raise ValueError("the model is closed")
         return self._open_parts
 
-    def _complete(self, options: GenerationOptions | None) -> GenerationDefaults:
+    def _complete(
+        self, options: GenerationOptions | None, constraints: Sequence[Constraint | None] = ()
+    ) -> GenerationDefaults:
         options = GenerationOptions() if options is None else options
         if not isinstance(options, GenerationOptions):
             found = type(options).__name__
             raise TypeError(
                 f"options: expected GenerationOptions, found {found}; write GenerationOptions(num_beams=4)"
             )
-        params = options.complete(self.manifest.generation, self.manifest.dimensions)
+        defaults = self.manifest.generation
+        if any(constraint is not None for constraint in constraints):
+            defaults = without_rules(defaults)
+        params = options.complete(defaults, self.manifest.dimensions)
         languages = self.manifest.language_tokens
         if languages.target_is_first_token and options.forced_bos_token_id is None:
             if options.target_language in languages.ids:
@@ -231,7 +282,16 @@ class Seq2SeqModel:
             else:
                 code = languages.target if params.forced_bos_token_id is None else None
             if code is not None:
-                return dataclasses.replace(params, forced_bos_token_id=languages.ids[code])
+                params = dataclasses.replace(params, forced_bos_token_id=languages.ids[code])
+        n_forced = int(params.forced_bos_token_id is not None)
+        for constraint in constraints:
+            if constraint is not None and constraint.max_len is not None:
+                needed = n_forced + constraint.max_len + 1
+                if needed > params.max_new_tokens:
+                    raise ConstraintError(
+                        f"constraint: its longest result has {needed} tokens with EOS, but max_new_tokens is "
+                        f"{params.max_new_tokens}; raise it"
+                    )
         return params
 
     def _parts_for(self, options: GenerationOptions | None) -> Parts:
@@ -288,13 +348,19 @@ def _check_text(text: object, name: str) -> None:
         raise ValueError(f"{name} is blank")
 
 
+def _one_each(given: T | Sequence[T | None] | None, n_texts: int, name: str) -> Sequence[T | None]:
+    """One for each text."""
+    each: Sequence[T | None] = given if isinstance(given, Sequence) else [given] * n_texts
+    if len(each) != n_texts:
+        raise ValueError(f"{name}: expected one, or {n_texts} as texts, found {len(each)}")
+    return each
+
+
 def _processors(
     given: LogitsProcessor | Sequence[LogitsProcessor | None] | None, n_texts: int
 ) -> Sequence[LogitsProcessor | None]:
     """One for each text."""
-    processors = given if isinstance(given, Sequence) else [given] * n_texts
-    if len(processors) != n_texts:
-        raise ValueError(f"logits_processor: expected one, or {n_texts} as texts, found {len(processors)}")
+    processors = _one_each(given, n_texts, "logits_processor")
     if wrong := [p for p in processors if not (p is None or callable(p))]:
         raise TypeError(f"logits_processor: expected a function, found {type(wrong[0]).__name__}")
     return processors

@@ -60,6 +60,12 @@ _CLEAN_UP = (
     (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
 _CLEAN_UP_REACH = 8  # characters from a blank to what may still remove it
+# ByteLevel writes each byte as one character: those that print as themselves, others from U+0100 on.
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
+_BYTE_OF_CHARACTER = {chr(byte): byte for byte in _PRINTED} | {
+    chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)
+}
 _BAD_BYTES = {"each": "edge_s2s.each", "drop": "ignore"}  # error handlers of bytes.decode
 
 
@@ -125,6 +131,8 @@ class Tokenizer:
         self._languages = languages
         if languages.ids:
             self._set_languages(languages.source, languages.target)
+        decoder = self._tokenizer.decoder
+        self._is_byte_level = decoder is not None and decoder.decode(["\u0120"]) == " "
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         # What must not come from a text; some tokenizers call byte tokens and <unk> special, which may.
         self._control_ids = frozenset(
@@ -222,6 +230,22 @@ class Tokenizer:
         """Whether a token stands for one byte of a character that has no token."""
         token = self._tokenizer.id_to_token(token_id)
         return token is not None and _BYTE_TOKEN.fullmatch(token) is not None
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """What a token adds to a text, behind the first one; None if it adds nothing."""
+        if not self.is_text(token_id):
+            return None
+        token: str = self._tokenizer.id_to_token(token_id)
+        if byte := _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(byte[1], 16)])
+        if self._is_byte_level:
+            return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+        return token.replace("\u2581", " ").encode()
+
+    @property
+    def cleans_up_spaces(self) -> bool:
+        """Whether decoding removes blanks before punctuation."""
+        return self._rules.clean_up_spaces
 
     def settled(self, text: str) -> str:
         """The part of a decoded text that stays when more tokens follow."""

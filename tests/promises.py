@@ -109,9 +109,17 @@ def _int8(report: Report) -> str:
     return f"{len(report['kinds'])} models of ten families: {100 * worst:.1f} % of the best tokens or more"
 
 
+def _constrained(report: Report) -> str:
+    return (
+        f"{report['tries']:,} tries, {report['schemas']:,} JSON schemas: {report['invalid']} invalid, "
+        f"{report['worse_than_exhaustive_search']} worse than by exhaustive search"
+    )
+
+
 PROMISES = [
     Promise("Results are those of transformers' `generate()`", "search_parity", _search_parity),
     Promise("What is drawn has the probabilities of transformers' warpers", "sampling", _sampling),
+    Promise("A constrained result is valid, and the best one", "constrained", _constrained),
     Promise("Same tokens and same bits of logits on every CPU", "cpu_parity", _cpu_parity),
     Promise("int8 weights choose the tokens of float32 weights", "int8_families", _int8),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),

@@ -104,6 +104,36 @@ def test_what_the_terminal_cannot_show_is_escaped(run: Run, tiny_bundle: Path):
     assert done.returncode == 0, done.stderr
 
 
+# ------------------------------------------------------------------------------------------------ generate
+
+
+def test_results_may_be_held_to_lines_of_a_file_or_to_a_schema(run: Run, tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"source": text}) + "\n" for text in TEXTS[:3]))
+    (tmp_path / "labels.txt").write_text("good news\nbad news\n")
+    (tmp_path / "schema.json").write_text('{"enum": ["good", "bad"]}')
+    for flag, file, expected in (
+        ("--allowed", "labels.txt", {"good news", "bad news"}),
+        ("--json-schema", "schema.json", {'"good"', '"bad"'}),
+    ):
+        done = run("generate", "--jsonl", "in.jsonl", "--out", "-", flag, file)
+        results = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+        assert len(results) == 3
+        assert set(results) <= expected
+
+
+def test_a_constraint_that_cannot_be_is_one_sentence(run: Run, tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text('{"source": "a"}\n')
+    (tmp_path / "texts.txt").write_text("fine\n\ufb01ne\n", encoding="utf-8")
+    (tmp_path / "schema.json").write_text('{"type": "person"}')
+    command = ["generate", "--jsonl", "in.jsonl", "--out", "out.jsonl"]
+    assert fails(run(*command, "--allowed", "texts.txt"), 1, "allow_texts: '\ufb01ne' would become 'fine'")
+    assert fails(run(*command, "--json-schema", "schema.json"), 1, "json_schema: Invalid type: person")
+    assert fails(
+        run(*command, "--allowed", "texts.txt", "--json-schema", "schema.json"), 2, "not allowed with"
+    )
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 # ------------------------------------------------------------------------------------------- info and verify
 
 

@@ -36,6 +36,8 @@ def test_python_example_of_the_readme_prints_summaries():
     lines = run.stdout.splitlines()
     assert lines[0] in lines[1], "the stream differs from the summary"
     assert len(re.findall(r"-?\d+\.\d+ (?:eos|length) ", run.stdout)) == 2
+    assert lines[-2] in ("a quarrel", "an appointment", "a joke")
+    assert json.loads(lines[-1]).keys() == {"place", "hour"}
 
 
 @needs_default_bundle
@@ -57,6 +59,7 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path):
     for name in ("meeting.txt", "mail.txt"):
         (tmp_path / name).write_text(dialogue, encoding="utf-8")
     (tmp_path / "in.jsonl").write_text(json.dumps({"source": dialogue}), encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("good\nbad\n", encoding="utf-8")
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     run = subprocess.run(
         ["sh", "-e", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path

@@ -10,7 +10,7 @@ import pytest
 import edge_s2s
 
 PACKAGE = Path(edge_s2s.__file__).parent
-FOREIGN = ("torch", "transformers", "optimum", "onnx", "httpx", "safetensors", "tqdm")
+FOREIGN = ("torch", "transformers", "optimum", "onnx", "httpx", "safetensors", "tqdm", "llguidance")
 # Module -> modules of the package that it may import. Layers: each one knows only those below it.
 ALLOWED = {
     "errors": set(),
@@ -29,15 +29,20 @@ ALLOWED = {
     "encoder": {"bundle", "errors", "onnx_graph"},
     "decoder": {"_core", "errors", "manifest", "weights"},
     "worker": {"decoder"},
-    "job": {"decoder", "encoder", "generation", "manifest", "tokenizer"},
+    "constrained": {"decoder", "errors", "manifest"},
+    "json_schema": {"constrained", "decoder", "errors", "tokenizer"},
+    "job": {"constrained", "decoder", "encoder", "generation", "manifest", "tokenizer"},
     "target_prefix": {"decoder", "manifest", "tokenizer"},
     "model": {
-        "bundle", "decoder", "documents", "encoder", "errors", "generation", "job", "manifest",
+        "bundle", "constrained", "decoder", "documents", "encoder", "errors", "generation", "job",
+        "json_schema", "manifest",
         "target_prefix", "threads", "tokenizer", "weights", "worker",
     },
-    "jsonl": {"generation", "model"},
-    "cli": {"__init__", "bundle", "errors", "generation", "jsonl", "manifest", "model", "threads"},
-    "__init__": {"errors", "generation", "manifest", "model"},
+    "jsonl": {"constrained", "generation", "model"},
+    "cli": {
+        "__init__", "bundle", "constrained", "errors", "generation", "jsonl", "manifest", "model", "threads",
+    },
+    "__init__": {"constrained", "errors", "generation", "manifest", "model"},
     "__main__": {"cli"},
 }  # fmt: skip
 
