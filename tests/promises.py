@@ -69,7 +69,7 @@ def _mutants(report: Report) -> str:
 
 def _fuzz(report: Report) -> str:
     targets, planted = report["targets"].values(), report["planted"].values()
-    n = sum(target["number_of_executed_units"] for target in targets)
+    n = sum(target["n_inputs"] for target in targets)
     n_findings = sum(target["n_findings"] for target in targets)
     slowest = max(bug["seconds"] for bug in planted)
     return (
