@@ -65,7 +65,8 @@ class Charsmap:
             unit = self._unit(node)
             if unit & 0x8000_00FF != data[pos]:  # the label: no other node leads here
                 break
-            if unit & 0x100:  # a rule ends here
+            # A rule ends here, and a character: one for half a character could make long texts of short ones.
+            if unit & 0x100 and data[pos + 1 : pos + 2] not in _INSIDE_A_CHARACTER:
                 found = pos + 1, self._unit(node ^ _offset(unit)) & 0x7FFF_FFFF
         if found is None:
             return None
@@ -85,4 +86,5 @@ def _offset(unit: int) -> int:
     return (unit >> 10) << ((unit & 0x200) >> 6)
 
 
+_INSIDE_A_CHARACTER = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))
 _CHARACTER_LEN = [1] * 12 + [2, 2, 3, 4]  # bytes, by the upper half of the first one

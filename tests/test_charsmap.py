@@ -43,3 +43,21 @@ def test_random_bytes_never_crash_or_hang():
         units = draw.randbytes(4 * draw.randrange(1, 300))
         data = len(units).to_bytes(4, "little") + units + draw.randbytes(16) + b"\0"
         Charsmap(data).normalize("a text, ① é漢\u0301\0" * 3)
+
+
+def one_rule(byte: int, replacement: bytes) -> bytes:
+    """A charsmap whose trie has one branch, of one byte."""
+    units = [0] * 512
+    units[0] = 0x100 << 10  # the root's branches are at 0x100 ^ byte
+    units[0x100 ^ byte] = 1 << 10 | 0x100 | byte  # a rule ends here; its replacement is named next to it
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    return len(trie).to_bytes(4, "little") + trie + replacement + b"\0"
+
+
+def test_a_text_grows_by_no_more_than_the_longest_replacement():
+    """A rule for a part of a character would replace each of its bytes."""
+    longest = b"x" * MAX_REPLACEMENT
+    assert Charsmap(one_rule(ord("a"), longest)).normalize("aé") == "x" * MAX_REPLACEMENT + "é"
+    first, second = "é".encode()
+    for byte in (first, second):
+        assert Charsmap(one_rule(byte, longest)).normalize("éa") == "éa"

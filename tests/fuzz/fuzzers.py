@@ -34,7 +34,7 @@ class Outcome:
 def fuzz(command: Command, folder: Path, **options: int) -> Outcome:
     """Runs a fuzzer on the inputs in `folder`, which grows; `options` are libFuzzer's, such as runs=1000."""
     arguments = [f"-{name}={value}" for name, value in {"seed": 1, **options}.items()]
-    arguments += ["-print_final_stats=1", f"-artifact_prefix={folder.parent}/"]
+    arguments += ["-print_final_stats=1", "-print_funcs=0", f"-artifact_prefix={folder.parent}/"]
     start = time.perf_counter()
     fuzzer = subprocess.run(
         [*command, *arguments, folder], capture_output=True, text=True, errors="replace", cwd=folder.parent

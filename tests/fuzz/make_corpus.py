@@ -12,11 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from edge_s2s.charsmap import MAX_REPLACEMENT
 from edge_s2s.stored_zip import write_zip
 from edge_s2s.weights import write_weights
 from edge_s2s_export.probe_texts import probe_texts
 from hostile import make_document
 from readers import CORPUS
+from test_charsmap import one_rule
 from tiny_bundle import tiny_keys, tiny_tensors
 
 SPECIALS = ["<pad>", "</s>", "<unk>"]
@@ -90,7 +92,12 @@ def charsmap() -> bytes:
 
 def charsmaps() -> dict[str, bytes]:
     text = "aÅﬁ① a\u0301\tx\ty".encode()
-    return {"rules": bytes([len(text)]) + text + charsmap(), "none": b"\1a" + bytes(4)}
+    half = one_rule("é".encode()[0], b"x" * MAX_REPLACEMENT)
+    return {
+        "rules": bytes([len(text)]) + text + charsmap(),
+        "none": b"\1a" + bytes(4),
+        "half_a_character": b"\3" + "éa".encode() + half,
+    }
 
 
 def finished(tokenizer: Tokenizer, *, byte_level: bool) -> dict[str, Any]:
