@@ -189,6 +189,7 @@ es2s_status es2s_session_set_source(es2s_session *s, int32_t row, const float *c
     ES2S_TRY(check_pointer("cross_kv", cross_kv));
     ES2S_TRY(check_capacity("row + 1", (int64_t)row + 1, s->max_batch));
     ES2S_TRY(check_capacity("source_len", source_len, s->max_source_len));
+    s->n_stepped_rows = 0;
     es2s_kv_cache_set_source(&s->cache, row, cross_kv, source_len);
     s->n_source_ids[row] = 0;
     es2s_kv_cache_empty_rows(&s->cache, row * s->rows_per_source, s->rows_per_source);
@@ -212,7 +213,9 @@ es2s_status es2s_session_set_source_ids(es2s_session *s, int32_t row, const int3
 }
 
 void es2s_session_clear(es2s_session *session) {
-    if (session && !session->is_generating) es2s_kv_cache_clear(&session->cache);
+    if (!session || session->is_generating) return;
+    session->n_stepped_rows = 0;
+    es2s_kv_cache_clear(&session->cache);
 }
 
 void es2s_session_free(es2s_session *session) {
@@ -272,6 +275,7 @@ es2s_status es2s_session_step(es2s_session *s, const int32_t *tokens, int32_t n_
     }
     s->rows_per_source = k;
     es2s_decoder_step(s, tokens, s->row_sources, n_rows, logits_out);
+    s->n_stepped_rows = n_rows;
     return ES2S_OK;
 }
 
@@ -290,7 +294,27 @@ es2s_status es2s_session_reorder_cache(es2s_session *s, const int32_t *beam_idx,
                              last, beam_idx[row]);
     }
     s->rows_per_source = k;
+    s->n_stepped_rows = 0;
     es2s_decoder_reorder(s, beam_idx, n_rows);
+    return ES2S_OK;
+}
+
+es2s_status es2s_session_cross_attention(const es2s_session *s, int32_t row, float *weights_out) {
+    ES2S_TRY(check_session(s));
+    ES2S_TRY(check_pointer("weights_out", weights_out));
+    if (!s->cross_attention)
+        return es2s_fail(ES2S_STATE, "keep_cross_attention: expected non-zero for this session, found 0");
+    if (s->n_stepped_rows == 0)
+        return es2s_fail(ES2S_STATE, "cross_attention: expected es2s_session_step right before");
+    ES2S_TRY(check_range("row", row, 0, s->n_stepped_rows - 1));
+    const es2s_kv_cache *const c = &s->cache;
+    const int32_t source_len = c->source_lens[row / s->rows_per_source];
+    for (int32_t layer = 0; layer < c->n_layers; layer++)
+        for (int32_t head = 0; head < c->n_heads; head++) {
+            memcpy(weights_out, es2s_decoder_cross_attention(s, row, layer, head),
+                   (size_t)source_len * sizeof *weights_out);
+            weights_out += source_len;
+        }
     return ES2S_OK;
 }
 
@@ -470,6 +494,7 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
     ES2S_TRY(check_source_ids(s, &p));
     ES2S_TRY(check_prefixes(s, &p));
 
+    s->n_stepped_rows = 0;
     s->is_generating = true;
     const es2s_status status =
         es2s_search_run(s, &p, tokens_out, lens_out, scores_out, logprobs_out, finish_reasons_out);

@@ -68,6 +68,10 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
     s->scores = es2s_arena_take(arena, (uint64_t)es2s_thread_pool_size(m->pool) * (uint64_t)s->scores_stride,
                                 sizeof *s->scores);
     s->row_sources = es2s_arena_take(arena, rows, sizeof *s->row_sources);
+    if (s->keep_cross_attention)
+        s->cross_attention =
+            es2s_arena_take(arena, rows * (uint64_t)m->dims.n_layers * n_heads * (uint64_t)s->max_source_len,
+                            sizeof *s->cross_attention);
 
     s->logits = es2s_arena_take(arena, rows * (uint64_t)m->dims.vocab_size, sizeof *s->logits);
     s->search_scratch = es2s_arena_take(arena, search_scratch_bytes, 1);
@@ -87,6 +91,7 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
         .max_rows = max_rows,
         .max_source_len = params->max_source_len,
         .max_target_len = params->max_target_len,
+        .keep_cross_attention = params->keep_cross_attention != 0,
         .cache = {.n_layers = dims->n_layers,
                   .n_heads = dims->n_heads,
                   .d_head = dims->d_head,
@@ -164,6 +169,12 @@ typedef struct attention_job {
     const int32_t *sources; /* [n_rows] of cross-attention, NULL: self-attention */
 } attention_job;
 
+float *es2s_decoder_cross_attention(const es2s_session *s, int32_t row, int32_t layer, int32_t head) {
+    const es2s_kv_cache *const c = &s->cache;
+    const size_t i = ((size_t)row * (size_t)c->n_layers + (size_t)layer) * (size_t)c->n_heads + (size_t)head;
+    return s->cross_attention + i * (size_t)s->max_source_len;
+}
+
 /* y = softmax(q k^T + bias) v of one row and head. q is not scaled here: d_head^-0.5 is part of its weights.
  */
 static void run_attention(void *arg, int32_t item, int32_t thread) {
@@ -184,6 +195,8 @@ static void run_attention(void *arg, int32_t item, int32_t thread) {
         const size_t n_keys = (size_t)c->source_lens[source];
         kernels->attention_scores(q, k, NULL, n_keys, d_head, NULL, scores);
         kernels->softmax(scores, n_keys);
+        if (s->cross_attention)
+            memcpy(es2s_decoder_cross_attention(s, row, job->layer, head), scores, n_keys * sizeof *scores);
         kernels->attention_values(scores, v, NULL, n_keys, d_head, y);
     } else {
         const float *q = s->qkv + (size_t)row * 3 * inner + (size_t)head * d_head;

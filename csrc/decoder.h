@@ -19,8 +19,10 @@ struct es2s_session {
     int32_t max_source_len, max_target_len;
     int32_t n_sources;       /* rows 0..n_sources-1 hold a source; set by api.c before it calls the search */
     int32_t rows_per_source; /* of the public step; 0 = all self-attention caches are empty */
-    bool is_generating;      /* inside es2s_session_generate, whose callbacks must leave the session alone */
-    size_t memory;           /* bytes, all in one block that starts with this struct */
+    int32_t n_stepped_rows;  /* of the last public step; 0 = anything else came since */
+    bool keep_cross_attention;
+    bool is_generating; /* inside es2s_session_generate, whose callbacks must leave the session alone */
+    size_t memory;      /* bytes, all in one block that starts with this struct */
 
     es2s_kv_cache cache;
     int32_t *source_ids;   /* [max_batch, max_source_len] what the rules encoder_* read */
@@ -38,6 +40,8 @@ struct es2s_session {
     float *q8_scale;        /* [max_rows] */
     float *scores;          /* [n_threads, scores_stride] attention weights of one row and head per thread */
     int32_t scores_stride;
+    float *
+        cross_attention; /* [max_rows, n_layers, n_heads, max_source_len] of the last step; NULL = not kept */
     int32_t *row_sources; /* [max_rows] for the public step */
 
     float *logits;        /* [max_rows, vocab_size] for the search */
@@ -59,6 +63,9 @@ void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *so
 /* Before the next step, row i continues row beam_idx[i]; n_rows may shrink or grow. Copies indices, no cache.
  */
 void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_rows);
+
+/* Where the last step's attention of a row lies: float[source_len]. */
+float *es2s_decoder_cross_attention(const es2s_session *s, int32_t row, int32_t layer, int32_t head);
 
 /* What the encoder takes, float[n, d_model]: rows of its embedding, which its graph scales itself. */
 void es2s_decoder_embed_source(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds);

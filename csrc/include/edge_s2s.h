@@ -147,6 +147,7 @@ typedef struct es2s_session_params {
     int32_t max_beams;      /* rows per source; 1..256, default 1 */
     int32_t max_source_len; /* default 512 */
     int32_t max_target_len; /* new tokens and a prefix of theirs; default 256 */
+    int32_t keep_cross_attention; /* non-zero: room for es2s_session_cross_attention; default 0 */
 } es2s_session_params;
 
 void es2s_session_params_init(es2s_session_params *params);
@@ -185,6 +186,11 @@ es2s_status es2s_session_step(es2s_session *session, const int32_t *tokens, int3
 /* Before the next step, row i continues what row beam_idx[i] has decoded so far. Copies indices, no cache.
  * beam_idx: int32[n_rows]; both rows must belong to the same source. n_rows may differ from the last step's. */
 es2s_status es2s_session_reorder_cache(es2s_session *session, const int32_t *beam_idx, int32_t n_rows);
+
+/* The weights with which row `row` of the last es2s_session_step attended to its source, in every layer and head
+ * a softmax over its tokens. weights_out: float[n_layers, n_heads, source_len]. Fails with STATE if there was no
+ * step since, or if keep_cross_attention was 0. */
+es2s_status es2s_session_cross_attention(const es2s_session *session, int32_t row, float *weights_out);
 
 /* ============================================= Search ============================================ */
 
