@@ -17,10 +17,12 @@ from edge_s2s.errors import (
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats
 from edge_s2s.manifest import RUNTIME_VERSION
 from edge_s2s.model import Seq2SeqModel, default_bundle_path, load
+from edge_s2s.scoring import Alternative, Score
 
 __version__ = RUNTIME_VERSION
 __all__ = [
     "AllowedSequences",
+    "Alternative",
     "BundleError",
     "Constraint",
     "ConstraintError",
@@ -31,6 +33,7 @@ __all__ = [
     "GenerationStats",
     "InputTooLongError",
     "ProviderError",
+    "Score",
     "Seq2SeqModel",
     "__version__",
     "default_bundle_path",

@@ -159,6 +159,23 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add(
         commands,
+        "score",
+        _score,
+        "say how likely a given result is, token by token",
+        "edge-s2s score meeting.txt summary.txt",
+        "edge-s2s score meeting.txt summary.txt --num-alternatives 3 --json",
+    )
+    command.add_argument("file", metavar="FILE", help="text in UTF-8; - is standard input")
+    command.add_argument("target", metavar="TARGET", help="file with the result, in UTF-8")
+    command.add_argument(
+        "--num-alternatives", type=int, default=0, metavar="N", help="the N likeliest tokens in each place"
+    )
+    command.add_argument("--truncation", action="store_true", help="cut a text that is too long")
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    _add_bundle(command)
+
+    command = _add(
+        commands,
         "info",
         _info,
         "say what a bundle is",
@@ -258,6 +275,29 @@ def _summarize(arguments: argparse.Namespace) -> int:
         for piece in model.stream_summary(document, options, on_progress=on_progress):
             print(piece, end="", flush=True)
         print()
+    return OK
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    text, target = _read_text(arguments.file), _read_text(arguments.target).strip()
+    with _load(arguments) as model:
+        [score] = model.score(
+            [text], [target], num_alternatives=arguments.num_alternatives, truncation=arguments.truncation
+        )
+        if arguments.json:
+            values = {
+                "token_ids": score.token_ids,
+                "token_logprobs": score.token_logprobs,
+                "score": score.score,
+                "alternatives": [[a._asdict() for a in step] for step in score.alternatives],
+            }
+            print(json.dumps(values, ensure_ascii=False))
+            return OK
+        print(f"score {score.score:.3f}, sum {sum(score.token_logprobs):.3f}")
+        alternatives = score.alternatives or ((),) * len(score.token_ids)
+        for token_id, logprob, step in zip(score.token_ids, score.token_logprobs, alternatives, strict=True):
+            others = "  ".join(f"{a.text!r} {a.logprob:.3f}" for a in step)
+            print(f"{logprob:8.3f}  {model.decode([token_id])!r:<16}{others}".rstrip())
     return OK
 
 

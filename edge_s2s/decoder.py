@@ -128,14 +128,24 @@ class DecoderModel:
         return embeds
 
     def session(
-        self, max_batch: int, max_beams: int, max_source_len: int, max_target_len: int
+        self,
+        max_batch: int,
+        max_beams: int,
+        max_source_len: int,
+        max_target_len: int,
+        *,
+        keep_cross_attention: bool = False,
     ) -> "DecoderSession":
-        """Room for so many sources, beams of each, tokens of a source and new tokens."""
+        """Room for so many sources, beams of each, tokens of a source and new tokens.
+
+        And for the weights of cross-attention, if `DecoderSession.cross_attention` is to give them.
+        """
         _check_process(self._pid)
         params = ffi.new("es2s_session_params *")
         lib.es2s_session_params_init(params)
         params.max_batch, params.max_beams = max_batch, max_beams
         params.max_source_len, params.max_target_len = max_source_len, max_target_len
+        params.keep_cross_attention = keep_cross_attention
         out = ffi.new("es2s_session **")
         _check(lib.es2s_session_create(self._model, params, out))
         session = _owned(out[0], lib.es2s_session_free, self._pid, self._model)
@@ -151,6 +161,8 @@ class DecoderSession:
         self._dims = dims
         self._pid = os.getpid()
         self._n_sources = 0
+        self._source_lens: dict[int, int] = {}
+        self._rows_per_source = 1
 
     @property
     def size_bytes(self) -> int:
@@ -170,6 +182,7 @@ class DecoderSession:
         cross_kv = np.ascontiguousarray(cross_kv, np.float32)
         _check(lib.es2s_session_set_source(self._session, row, _floats(cross_kv), cross_kv.shape[3]))
         self._n_sources = max(self._n_sources, row + 1)
+        self._source_lens[row] = cross_kv.shape[3]
         if source_ids is not None:
             ids = np.ascontiguousarray(source_ids, np.int32)
             _check(lib.es2s_session_set_source_ids(self._session, row, _ints(ids), len(ids)))
@@ -185,7 +198,18 @@ class DecoderSession:
         ids = np.ascontiguousarray(tokens, np.int32)
         logits = np.empty((len(ids), self._dims.vocab_size), np.float32)
         _check(lib.es2s_session_step(self._session, _ints(ids), len(ids), _floats(logits)))
+        self._rows_per_source = len(ids) // self._n_sources
         return logits
+
+    def cross_attention(self, row: int) -> Floats:
+        """How a row attended to its source in the last step: float32 [n_layers, n_heads, source_len].
+
+        Only right after `step`, and if the session keeps it.
+        """
+        source_len = self._source_lens.get(row // self._rows_per_source, 0)
+        weights = np.empty((self._dims.n_layers, self._dims.n_heads, source_len), np.float32)
+        _check(lib.es2s_session_cross_attention(self._session, row, _floats(weights)))
+        return weights
 
     def reorder_cache(self, beam_idx: npt.ArrayLike) -> None:
         """Before the next step, row i continues row beam_idx[i]."""

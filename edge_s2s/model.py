@@ -28,6 +28,7 @@ from edge_s2s.generation import FinishReason, Generation, GenerationOptions
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
 from edge_s2s.manifest import GenerationDefaults, Manifest
+from edge_s2s.scoring import Score, score_targets
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
 from edge_s2s.threads import MAX_THREADS, default_num_threads
 from edge_s2s.tokenizer import TextStream, check_token_ids, open_tokenizers
@@ -215,6 +216,60 @@ class Seq2SeqModel:
             return _stream(job, Source(input_ids))
         return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document)
 
+    def score(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        targets: Sequence[str | Sequence[int]],
+        options: GenerationOptions | None = None,
+        *,
+        num_alternatives: int = 0,
+        output_attentions: bool = False,
+        truncation: bool = False,
+        batch_size: int = 8,
+    ) -> list[Score]:
+        """What the model thinks of a target for each text; `Score` says what that is.
+
+        A target is a text, or token ids as a Generation has them; EOS ends a text, and ids as they are. Of
+        `options`, languages, a forced first token and `length_penalty` count. `output_attentions` reads
+        every text twice.
+        """
+        _check_score(texts, targets, batch_size, num_alternatives)
+        params = self._complete(options)
+        job = Job(self._parts_for(options), params, _deadline(None), None, batch_size)
+        sources = [self._source(job, text, f"texts[{i}]", truncation) for i, text in enumerate(texts)]
+        ids = [self._target(target, f"targets[{i}]", params) for i, target in enumerate(targets)]
+        return run_to_end(
+            in_thread(
+                lambda cancellation, _emit: score_targets(
+                    job,
+                    sources,
+                    ids,
+                    cancellation,
+                    num_alternatives=num_alternatives,
+                    output_attentions=output_attentions,
+                )
+            )
+        )
+
+    def _target(self, target: str | Sequence[int], name: str, params: GenerationDefaults) -> tuple[int, ...]:
+        dims = self._parts.decoder.dims
+        if isinstance(target, str):
+            first = [] if params.forced_bos_token_id is None else [params.forced_bos_token_id]
+            ids = [*first, *self._parts.target_tokenizer.tokenize(target), dims.eos_token_id]
+        else:
+            ids = check_token_ids(target, name, dims.vocab_size)
+        if not ids:
+            raise ValueError(f"{name} has no token ids")
+        if dims.eos_token_id in ids[:-1]:
+            raise ValueError(
+                f"{name}: expected EOS at the end only, found it at {ids.index(dims.eos_token_id)}"
+            )
+        if len(ids) > dims.max_target_len:
+            raise ValueError(
+                f"{name} has {len(ids)} tokens, but this model generates at most {dims.max_target_len}"
+            )
+        return tuple(ids)
+
     def allow_texts(self, texts: Iterable[str]) -> AllowedSequences:
         """A constraint for `generate`: results are one of these texts.
 
@@ -339,6 +394,22 @@ class Seq2SeqModel:
                 "truncation would cut it, summarize reads all of it"
             )
         return Source(input_ids)
+
+
+def _check_score(texts: object, targets: object, batch_size: int, num_alternatives: int) -> None:
+    for name, given in (("texts", texts), ("targets", targets)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(
+                f"{name}: expected a list, found {type(given).__name__}; write score([text], [target])"
+            )
+    assert isinstance(texts, Sequence)
+    assert isinstance(targets, Sequence)
+    if len(texts) != len(targets):
+        raise ValueError(f"targets: expected one for each of {len(texts)} texts, found {len(targets)}")
+    if not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
+    if num_alternatives < 0:
+        raise ValueError(f"num_alternatives: expected a number from 0 on, found {num_alternatives}")
 
 
 def _check_text(text: object, name: str) -> None:

@@ -134,6 +134,26 @@ def test_a_constraint_that_cannot_be_is_one_sentence(run: Run, tmp_path: Path):
     assert not (tmp_path / "out.jsonl").exists()
 
 
+# --------------------------------------------------------------------------------------------------- score
+
+
+def test_score_shows_each_token_of_a_target_and_what_could_have_come(run: Run, tmp_path: Path):
+    (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Anna is late.\n", encoding="utf-8")
+    with edge_s2s.load() as model:
+        [expected] = model.score([TEXTS[0]], ["Anna is late."], num_alternatives=2)
+    command = ["score", "a.txt", "b.txt", "--num-alternatives", 2]
+    found = json.loads(run(*command, "--json").stdout)
+    assert tuple(found["token_logprobs"]) == expected.token_logprobs
+    assert [[a["token_id"] for a in step] for step in found["alternatives"]] == [
+        [a.token_id for a in step] for step in expected.alternatives
+    ]
+    lines = run(*command).stdout.splitlines()
+    assert lines[0].startswith(f"score {expected.score:.3f}, sum ")
+    assert len(lines) == 1 + len(expected.token_ids)
+    assert f"{expected.alternatives[0][1].logprob:.3f}" in lines[1]
+
+
 # ------------------------------------------------------------------------------------------- info and verify
 
 

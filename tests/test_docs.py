@@ -56,7 +56,7 @@ def test_python_example_program_streams_and_prints_candidates():
 def test_shell_examples_of_the_readme_run(tmp_path: Path):
     [script] = [block for block in blocks("bash") if "summarize meeting.txt" in block]
     dialogue = (ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8")
-    for name in ("meeting.txt", "mail.txt"):
+    for name in ("meeting.txt", "mail.txt", "summary.txt"):
         (tmp_path / name).write_text(dialogue, encoding="utf-8")
     (tmp_path / "in.jsonl").write_text(json.dumps({"source": dialogue}), encoding="utf-8")
     (tmp_path / "labels.txt").write_text("good\nbad\n", encoding="utf-8")

@@ -32,17 +32,18 @@ ALLOWED = {
     "constrained": {"decoder", "errors", "manifest"},
     "json_schema": {"constrained", "decoder", "errors", "tokenizer"},
     "job": {"constrained", "decoder", "encoder", "generation", "manifest", "tokenizer"},
+    "scoring": {"decoder", "job", "manifest"},
     "target_prefix": {"decoder", "manifest", "tokenizer"},
     "model": {
         "bundle", "constrained", "decoder", "documents", "encoder", "errors", "generation", "job",
-        "json_schema", "manifest",
+        "json_schema", "manifest", "scoring",
         "target_prefix", "threads", "tokenizer", "weights", "worker",
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli": {
         "__init__", "bundle", "constrained", "errors", "generation", "jsonl", "manifest", "model", "threads",
     },
-    "__init__": {"constrained", "errors", "generation", "manifest", "model"},
+    "__init__": {"constrained", "errors", "generation", "manifest", "model", "scoring"},
     "__main__": {"cli"},
 }  # fmt: skip
 
