@@ -198,6 +198,9 @@ class TextRules:
     """What becomes of byte tokens that are no UTF-8. run: U+FFFD for each byte of a run of byte tokens which
     is not UTF-8 as a whole, as in the tokenizers library. each: U+FFFD for each wrong byte, as in
     SentencePiece. drop: nothing, as in ByT5."""
+    unknown_in_target: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+    """Characters that the tokenizer of sources does not know are looked up, a whole run at a time, among the
+    tokens of results, which share its ids: as in Marian, with one vocabulary for two SentencePiece models."""
 
 
 @dataclass(frozen=True)

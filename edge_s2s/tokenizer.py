@@ -72,6 +72,10 @@ _BAD_BYTES = {"each": "edge_s2s.each", "drop": "ignore"}  # error handlers of by
 def open_tokenizers(manifest: Manifest, read: Callable[[str], Buffer]) -> tuple["Tokenizer", "Tokenizer"]:
     """The tokenizers of a bundle for sources and for results, mostly one; `read` gets the name of a file."""
     unk_id = manifest.special_tokens.unk
+    target: Tokenizer | None = None
+    if TARGET_TOKENIZER in manifest.files:
+        vocab_size = manifest.dimensions.vocab_size
+        target = Tokenizer(read(TARGET_TOKENIZER), vocab_size=vocab_size, unk_id=unk_id, rules=manifest.text)
     source = Tokenizer(
         read(TOKENIZER),
         vocab_size=manifest.dimensions.n_source_tokens,
@@ -79,12 +83,9 @@ def open_tokenizers(manifest: Manifest, read: Callable[[str], Buffer]) -> tuple[
         unk_id=unk_id,
         rules=manifest.text,
         languages=manifest.language_tokens,
+        target=target,
     )
-    if TARGET_TOKENIZER not in manifest.files:
-        return source, source
-    vocab_size = manifest.dimensions.vocab_size
-    target = Tokenizer(read(TARGET_TOKENIZER), vocab_size=vocab_size, unk_id=unk_id, rules=manifest.text)
-    return source, target
+    return source, source if target is None else target
 
 
 class Tokenizer:
@@ -92,6 +93,7 @@ class Tokenizer:
 
     `data` are the verified bytes of tokenizer.json, `prefix` the task prefix that every text gets. Pieces
     beyond `vocab_size` are words that the model does not know: `unk_id`. `rules` say how ids become text.
+    `target` is the tokenizer of results, if it is another one.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Tokenizer:
         unk_id: int | None = None,
         rules: TextRules = TextRules(),  # noqa: B008  # frozen
         languages: Languages = Languages(),  # noqa: B008  # frozen
+        target: "Tokenizer | None" = None,
     ) -> None:
         data, self._charsmap = _check_components(bytes(data))
         with _failures_are_the_bundles():
@@ -127,6 +130,7 @@ class Tokenizer:
         self._vocab_size = vocab_size
         self._unk_id = unk_id
         self._rules = rules
+        self._target = target if rules.unknown_in_target else None
         self._head, self._tail = ids[: body[0]], ids[body[-1] + 1 :]  # what the post-processor adds
         self._languages = languages
         if languages.ids:
@@ -182,7 +186,13 @@ class Tokenizer:
         text = _SURROGATE.sub("\ufffd", text)  # half a character is none
         if self._charsmap is not None:
             text = self._charsmap.normalize(text)
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self._target is not None and self._unk_id in ids:
+            ids = [
+                self._target.known(token, i) if i == self._unk_id else i
+                for i, token in zip(ids, encoding.tokens, strict=True)
+            ]
         if not self._control_ids.isdisjoint(ids):
             # A model of whole pieces (Unigram) knows `</s>` as a piece of its own: spell it instead.
             ids = [part for i in ids for part in (self._spell(i) if i in self._control_ids else [i])]
@@ -196,6 +206,11 @@ class Tokenizer:
         """The id of a token by its name in the vocabulary, such as "</s>"; None if there is none."""
         token_id: int | None = self._tokenizer.token_to_id(token)
         return token_id
+
+    def known(self, token: str, otherwise: int) -> int:
+        """The id of a token that may be part of a text, by its name, if there is one."""
+        token_id = self.token_id(token)
+        return otherwise if token_id is None or token_id in self._special_ids else token_id
 
     def _spell(self, token_id: int) -> list[int]:
         characters: str = self._tokenizer.id_to_token(token_id)

@@ -74,7 +74,12 @@ def text_rules(tokenizer: Any) -> TextRules:
         return TextRules(clean_up_spaces=clean_up)
     if type(tokenizer).__name__ == "ByT5Tokenizer":
         return TextRules(clean_up_spaces=clean_up, bad_bytes="drop")
-    return TextRules(strip=True, clean_up_spaces=clean_up, bad_bytes="each")
+    return TextRules(
+        strip=True,
+        clean_up_spaces=clean_up,
+        bad_bytes="each",
+        unknown_in_target=type(tokenizer).__name__ == "MarianTokenizer" and not tokenizer.separate_vocabs,
+    )
 
 
 Part = int | Literal["source", "target"]  # of what stands around a text

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HfTokenizer
@@ -83,6 +84,7 @@ def test_a_slow_tokenizer_without_its_file_is_refused():
 
 # ------------------------------------------------ families -------------------------------------------------
 
+MAX_TIES = 0.005  # of all texts
 SPARE = 10  # rows of a model's embedding that no token has
 
 
@@ -98,12 +100,13 @@ class Family:
         self.name, self.reference = name, reference
         self.vocab_size = max(len(reference), max(reference.get_vocab().values()) + 1) + SPARE
         files = tokenizer_files(reference, self.vocab_size)
-        self.source = self._ours(files[TOKENIZER])
-        self.target = self._ours(files[TARGET_TOKENIZER]) if TARGET_TOKENIZER in files else self.source
+        target = self._ours(files[TARGET_TOKENIZER]) if TARGET_TOKENIZER in files else None
+        self.source = self._ours(files[TOKENIZER], target)
+        self.target = target or self.source
 
-    def _ours(self, data: bytes) -> Tokenizer:
+    def _ours(self, data: bytes, target: Tokenizer | None = None) -> Tokenizer:
         unk_id, rules = self.reference.unk_token_id, text_rules(self.reference)
-        return Tokenizer(data, vocab_size=self.vocab_size, unk_id=unk_id, rules=rules)
+        return Tokenizer(data, vocab_size=self.vocab_size, unk_id=unk_id, rules=rules, target=target)
 
     def expected_ids(self, text: str) -> list[int] | None:
         """None where we differ by intent: what looks like a control token is one for transformers."""
@@ -112,30 +115,36 @@ class Family:
         ):
             return None
         ids: list[int] = self.reference(text, split_special_tokens=True).input_ids
-        if self.name == "marian":  # a piece of the target alone is no word of the source
-            known = {
-                self.reference.spm_source.id_to_piece(i)
-                for i in range(self.reference.spm_source.vocab_size())
-            }
-            unk_id = self.reference.unk_token_id
-            tail, names = ids.pop(), self.reference.convert_ids_to_tokens(ids)
-            ids = [i if name in known else unk_id for i, name in zip(ids, names, strict=True)] + [tail]
         return ids
+
+    def is_tie(self, ours: list[int], expected: list[int]) -> bool:
+        """Whether both cut the text into pieces of the same probability.
+
+        SentencePiece adds up in float32, the tokenizers library in float64: `e`, `ee` against `ee`, `e`.
+        """
+        model = getattr(self.reference, "sp_model", None) or getattr(self.reference, "spm_source", None)
+        if model is None:
+            return False
+        a, b = (self.reference.convert_ids_to_tokens(ids) for ids in (ours, expected))
+        total, other = (sum(model.get_score(model.piece_to_id(piece)) for piece in ids) for ids in (a, b))
+        return "".join(a) == "".join(b) and bool(np.isclose(total, other, rtol=1e-6))
 
     def shown(self, ids: list[int]) -> list[int]:
         """Without ids that have no token on the side of the result."""
         return [i for i in ids if self.name != "marian-separate" or i in self.reference.decoder]
 
 
-def compare(family: Family, texts: list[str]) -> int:
-    """Encodes all, decodes them and as many lists of random ids; returns the number of texts compared."""
+def compare(family: Family, texts: list[str]) -> tuple[int, int]:
+    """Encodes all, decodes them and as many lists of random ids; returns how many, and how many are ties."""
     draw = random.Random(0)
-    n_compared = 0
+    n_compared = n_ties = 0
     for text in texts:
         expected = family.expected_ids(text)
         if expected is not None:
             n_compared += 1
-            assert family.source.encode(text) == expected, repr(text)
+            ours = family.source.encode(text)
+            n_ties += ours != expected
+            assert ours == expected or family.is_tie(ours, expected), repr(text)
         length = draw.randrange(1, 20)
         at_random = [draw.randrange(len(family.reference)) for _ in range(length)]
         for ids in (family.shown(expected or []), family.shown(at_random)):
@@ -143,23 +152,25 @@ def compare(family: Family, texts: list[str]) -> int:
                 assert family.target.decode(ids) == family.reference.decode(ids, skip_special_tokens=True), (
                     ids
                 )
-    return n_compared
+    assert n_ties <= MAX_TIES * n_compared
+    return n_compared, n_ties
 
 
 def test_ids_and_texts_are_those_of_the_reference(family: Family):
-    assert compare(family, strings(300)) > 270
+    assert compare(family, strings(300))[0] > 270
 
 
 @pytest.mark.release
 def test_ids_and_texts_are_those_of_the_reference_long_form(family: Family):
     start = time.perf_counter()
-    n_compared = compare(family, strings(11_000, seed=1))
+    n_compared, n_ties = compare(family, strings(11_000, seed=1))
     assert n_compared >= 10_000
     report = Path("reports") / "tokenizers.json"
     report.parent.mkdir(exist_ok=True)
     found = json.loads(report.read_text()) if report.exists() else {}
     found[family.name] = {
         "texts": n_compared,
+        "ties": n_ties,
         "differences": 0,
         "seconds": round(time.perf_counter() - start, 1),
     }
