@@ -122,10 +122,14 @@ class Family:
 
         SentencePiece adds up in float32, the tokenizers library in float64: `e`, `ee` against `ee`, `e`.
         """
-        model = getattr(self.reference, "sp_model", None) or getattr(self.reference, "spm_source", None)
-        if model is None:
+        reference = self.reference
+        if self.name.startswith("marian"):
+            model, names = reference.spm_source, {i: piece for piece, i in reference.encoder.items()}
+            a, b = ([names[i] for i in ids] for ids in (ours, expected))
+        elif model := getattr(reference, "sp_model", None):
+            a, b = (reference.convert_ids_to_tokens(ids) for ids in (ours, expected))
+        else:
             return False
-        a, b = (self.reference.convert_ids_to_tokens(ids) for ids in (ours, expected))
         total, other = (sum(model.get_score(model.piece_to_id(piece)) for piece in ids) for ids in (a, b))
         return "".join(a) == "".join(b) and bool(np.isclose(total, other, rtol=1e-6))
 
