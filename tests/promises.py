@@ -116,8 +116,15 @@ def _constrained(report: Report) -> str:
     )
 
 
+def _tokenizers(report: Report) -> str:
+    n_texts, n_ties = (sum(one[count] for one in report.values()) for count in ("texts", "ties"))
+    different = sum(one["differences"] for one in report.values())
+    return f"{len(report)} tokenizers, {n_texts:,} texts: {different} differences, {n_ties} ties"
+
+
 PROMISES = [
     Promise("Results are those of transformers' `generate()`", "search_parity", _search_parity),
+    Promise("Token ids and texts are those of transformers' tokenizers", "tokenizers", _tokenizers),
     Promise("What is drawn has the probabilities of transformers' warpers", "sampling", _sampling),
     Promise("A constrained result is valid, and the best one", "constrained", _constrained),
     Promise("Same tokens and same bits of logits on every CPU", "cpu_parity", _cpu_parity),
