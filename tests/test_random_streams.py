@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edge_s2s.decoder import Cancellation
+from edge_s2s.decoder import Cancellation, Floats, Ints, LogitsProcessor
 from tiny_models import EOS, TinyModel, random_t5
 
 N_RUNS = 2000
@@ -47,6 +47,7 @@ def models() -> list[TinyModel]:
 def test_in_2000_random_runs_the_joined_stream_is_the_first_sequence(models: list[TinyModel]):
     rng = random.Random(11)
     n_cancelled = n_pieces = 0
+    n_cancelled_beams = 0
     for _ in range(N_RUNS // 2):
         model, options = rng.choice(models), random_search(rng)
         sources = [[rng.randrange(2, 64) for _ in range(rng.randint(1, 12))] for _ in range(2)]
@@ -57,6 +58,14 @@ def test_in_2000_random_runs_the_joined_stream_is_the_first_sequence(models: lis
         cancel_at = rng.choice([None, rng.randint(1, 8)])  # calls of on_tokens
         lens_then: list[int] = []
         calls = 0
+        steps: list[set[int]] = [set(), set()]  # of each row: lengths of histories that processors see
+        steps_then: list[int] = []
+
+        def watch(row: int, steps: list[set[int]] = steps) -> LogitsProcessor:
+            def processor(tokens: Ints, scores: Floats) -> None:
+                steps[row].add(tokens.shape[1])
+
+            return processor
 
         def on_tokens(
             row: int,
@@ -65,6 +74,8 @@ def test_in_2000_random_runs_the_joined_stream_is_the_first_sequence(models: lis
             cancellation: Cancellation = cancellation,
             cancel_at: int | None = cancel_at,
             lens_then: list[int] = lens_then,
+            steps: list[set[int]] = steps,
+            steps_then: list[int] = steps_then,
         ) -> None:
             nonlocal calls
             calls += 1
@@ -72,21 +83,32 @@ def test_in_2000_random_runs_the_joined_stream_is_the_first_sequence(models: lis
             if calls == cancel_at:
                 cancellation.cancel()
                 lens_then[:] = map(len, streamed)
+                steps_then[:] = map(len, steps)
+                steps_then[1 - row] += 1  # it may come later in the same step
 
         seeds = [rng.getrandbits(64), rng.getrandbits(64)]
         found = model.generate(
             cross_kvs,
             prefixes=prefixes,
-            callbacks={"on_tokens": on_tokens, "cancellation": cancellation, "seeds": seeds},
+            callbacks={
+                "on_tokens": on_tokens,
+                "cancellation": cancellation,
+                "seeds": seeds,
+                "logits_processors": [watch(0), watch(1)],
+            },
             **options,
         )
         n_pieces += calls
         for row, hypotheses in enumerate(found):
             assert tuple(streamed[row]) == hypotheses[0].token_ids, options
+        if lens_then:
+            assert all(len(after) <= n for after, n in zip(steps, steps_then, strict=True)), options
+            n_cancelled_beams += options.get("num_beams", 1) > 1
         if not lens_then or options.get("num_beams", 1) > 1:
             continue
         n_cancelled += 1
         for row, hypotheses in enumerate(found):  # a row that comes later in the same step gets its token
             assert len(hypotheses[0].token_ids) - lens_then[row] <= 1, options
     assert n_cancelled > 100
+    assert n_cancelled_beams > 100
     assert n_pieces > 5000
