@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edge_s2s.decoder import Cancellation, DecoderSession, Floats, Hypothesis
+from edge_s2s.decoder import Cancellation, DecoderSession, Floats, Hypothesis, Ints
 from edge_s2s.manifest import GenerationDefaults
 from tiny_models import EOS, START, TinyModel, random_t5
 
@@ -241,6 +241,24 @@ def test_cancelling_returns_what_is_there_honestly_scored(
             assert hypotheses[0].token_ids == complete[i][0].token_ids[:n]
             assert n < 20
     assert streamed == [list(hypotheses[0].token_ids) for hypotheses in found]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 4])
+def test_no_step_begins_after_a_cancel(model: TinyModel, cross_kvs: list[Floats], num_beams: int):
+    for step in range(1, 9):
+        cancellation = Cancellation()
+        steps: set[int] = set()
+
+        def processor(tokens: Ints, _scores: Floats, step: int = step) -> None:
+            steps.add(tokens.shape[1])  # noqa: B023
+            if tokens.shape[1] == step:
+                cancellation.cancel()  # noqa: B023
+
+        callbacks = {"logits_processors": [processor] * len(cross_kvs), "cancellation": cancellation}
+        options = {"num_beams": num_beams, "max_new_tokens": 12, "suppress_tokens": (EOS,)}
+        found = model.generate(cross_kvs, callbacks=callbacks, **options)
+        assert steps == set(range(1, step + 1))
+        assert {(len(h.token_ids), h.finish_reason) for [h] in found} == {(step, "cancelled")}
 
 
 def test_cancelled_before_the_start_there_is_nothing(model: TinyModel, cross_kvs: list[Floats]):
