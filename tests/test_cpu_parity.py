@@ -59,14 +59,18 @@ def write_inputs(folder: Path, sources: list[int]) -> list[Path]:
     return [weights, path]
 
 
-def decode(cpu: str, isa: str, inputs: list[Path], n_threads: int = 1, batch: int = 1) -> list[str]:
+def decode(
+    cpu: str, isa: str, inputs: list[Path], n_threads: int = 1, batch: int = 1, *options: str
+) -> list[str]:
     """One line a source: hash of its logits, then its tokens."""
     emulated = EMULATED.get(cpu)
     emulator = emulated.emulator() if emulated else []
     folder = build(emulated.build if emulated else "release", "decode_sources")
     program = folder / "tests" / "csrc" / "decode_sources"
     environment = {"QEMU_CPU": cpu} if emulated else {}
-    return run(*emulator, program, *inputs, isa, str(n_threads), str(batch), **environment).splitlines()
+    return run(
+        *emulator, program, *inputs, isa, str(n_threads), str(batch), *options, **environment
+    ).splitlines()
 
 
 def check_tokens(lines: list[str], sources: list[int]) -> None:
@@ -81,6 +85,15 @@ def test_near_ties_have_the_same_tokens_and_logits_bits_on(cpu: str, isa: str, t
     expected = decode(HOST, "scalar", inputs)
     check_tokens(expected, sources)
     assert decode(cpu, isa, inputs, n_threads=2, batch=3) == expected
+
+
+@pytest.mark.parametrize(("cpu", "isa"), CPUS)
+def test_the_same_seed_draws_the_same_tokens_on(cpu: str, isa: str, tmp_path: Path):
+    inputs = write_inputs(tmp_path, [0, 1, 2])
+    expected = decode(HOST, "scalar", inputs, 1, 1, "sample")
+    assert expected != decode(HOST, "scalar", inputs)
+    assert decode(cpu, isa, inputs, 2, 3, "sample") == expected
+    assert decode(cpu, isa, inputs, 4, 1, "sample") == expected
 
 
 def test_a_changed_bit_of_one_source_changes_its_hash_alone(tmp_path: Path):

@@ -2,14 +2,16 @@
  * Decodes stored sources and prints what must not depend on the CPU. test_cpu_parity.py runs it, under
  * emulation too, and compares.
  *
- *     decode_sources decoder.weights sources.bin ISA N_THREADS BATCH
+ *     decode_sources decoder.weights sources.bin ISA N_THREADS BATCH [sample]
  *
  * sources.bin, in 32-bit little-endian words: n_sources, max_new_tokens; then for each source source_len, a
  * float32 scale and int8 codes [n_layers, 2, n_heads, source_len, d_head] filled up to a word, whose product
  * is the encoder's cross K/V. BATCH sources are decoded together. One line a source: the FNV-1a hash of the
- * bits of all its logits, float32 [n_tokens, vocab_size], then the greedy tokens.
+ * bits of all its logits, float32 [n_tokens, vocab_size], then the greedy tokens, or with `sample` drawn
+ * ones.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,7 +94,8 @@ static void hash_logits(es2s_session *session, const es2s_model_dims *dims, int3
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) stop("expected decoder.weights sources.bin ISA N_THREADS BATCH");
+    const bool samples = argc == 7 && strcmp(argv[6], "sample") == 0;
+    if (argc != 6 && !samples) stop("expected decoder.weights sources.bin ISA N_THREADS BATCH [sample]");
     es2s_model *model = NULL;
     es2s_model_params model_params;
     es2s_model_params_init(&model_params);
@@ -111,6 +114,16 @@ int main(int argc, char **argv) {
     es2s_generate_params_init(model, &generate);
     generate.num_beams = generate.num_return_sequences = 1;
     generate.max_new_tokens = read_int32(file);
+    uint64_t seeds[MAX_BATCH];
+    if (samples) {
+        generate.do_sample = 1;
+        generate.temperature = 1.7;
+        generate.top_k = 400;
+        generate.top_p = 0.95;
+        generate.min_p = 0.001;
+        generate.typical_p = 0.98;
+        generate.seeds = seeds;
+    }
     es2s_session_params params;
     es2s_session_params_init(&params);
     params.max_batch = batch;
@@ -125,8 +138,10 @@ int main(int argc, char **argv) {
         float scores[MAX_BATCH];
         uint64_t hashes[MAX_BATCH];
         es2s_session_clear(session);
-        for (int32_t r = 0; r < n_rows; r++)
+        for (int32_t r = 0; r < n_rows; r++) {
             read_source(file, &dims, session, r);
+            seeds[r] = (uint64_t)(first + r);
+        }
         must(es2s_session_generate(session, &generate, tokens, n_tokens, scores, NULL, NULL));
         hash_logits(session, &dims, n_rows, tokens, n_tokens, generate.max_new_tokens, hashes);
         for (int32_t r = 0; r < n_rows; r++) {
