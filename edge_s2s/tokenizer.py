@@ -20,6 +20,7 @@ from edge_s2s.charsmap import MAX_REPLACEMENT, Charsmap
 from edge_s2s.errors import BundleError
 from edge_s2s.manifest import TARGET_TOKENIZER, TOKENIZER, Languages, Manifest, TextRules
 from edge_s2s.strict_json import parse_json
+from edge_s2s.text_windows import reads_windows, windows
 from edge_s2s.weights import Buffer
 
 MAX_SIZE = 64 << 20  # the largest in use, of 250,000 tokens, has 17 MB
@@ -121,6 +122,7 @@ class Tokenizer:
             n_tokens = self._tokenizer.get_vocab_size()
             mask = self._tokenizer.encode("a").special_tokens_mask
             ids = self._tokenizer.encode("a").ids
+            self._reads_windows = reads_windows(self._tokenizer, data)
         if n_tokens > vocab_size and unk_id is None:
             raise BundleError(TOKENIZER, f"at most {vocab_size} tokens, as the model has", f"{n_tokens}")
         body = [i for i, special in enumerate(mask) if not special]
@@ -184,6 +186,15 @@ class Tokenizer:
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text alone, without prefix and control tokens."""
         text = _SURROGATE.sub("\ufffd", text)  # half a character is none
+        if not self._reads_windows:
+            return self._tokenize(text)
+        ids: list[int] = []
+        for window in windows(text):
+            its_ids = self._tokenize(window.text)
+            ids += self._without_first_blank(its_ids) if window.is_torn else its_ids
+        return ids
+
+    def _tokenize(self, text: str) -> list[int]:
         if self._charsmap is not None:
             text = self._charsmap.normalize(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -201,6 +212,13 @@ class Tokenizer:
                 raise BundleError(TOKENIZER, f"token ids below {self._vocab_size}", f"{max(ids)}")
             ids = [i if i < self._vocab_size else self._unk_id for i in ids]
         return ids
+
+    def _without_first_blank(self, ids: list[int]) -> list[int]:
+        """The tokens of a text without the blank that the tokenizer puts before it."""
+        if not ids or not (self.token_bytes(ids[0]) or b"").startswith(b" "):
+            return ids
+        rest = self._tokenizer.id_to_token(ids[0])[1:]
+        return [token.id for token in self._tokenizer.model.tokenize(rest)] + ids[1:] if rest else ids[1:]
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by its name in the vocabulary, such as "</s>"; None if there is none."""

@@ -122,6 +122,14 @@ def _tokenizers(report: Report) -> str:
     return f"{len(report)} tokenizers, {n_texts:,} texts: {different} differences, {n_ties} ties"
 
 
+def _text_robustness(report: Report) -> str:
+    worst = max(ratio for family in report["families"].values() for ratio in family["ratios"])
+    return (
+        f"{report['random_texts']:,} random texts, {len(report['families'])} hostile kinds up to 16 MiB: "
+        f"{report['crashes']} crashes, {worst} times the time for twice the text"
+    )
+
+
 PROMISES = [
     Promise("Results are those of transformers' `generate()`", "search_parity", _search_parity),
     Promise("Token ids and texts are those of transformers' tokenizers", "tokenizers", _tokenizers),
@@ -131,6 +139,7 @@ PROMISES = [
     Promise("int8 weights choose the tokens of float32 weights", "int8_families", _int8),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),
     Promise("No file and no text makes a reader or the core misbehave", "fuzz", _fuzz),
+    Promise("Any text becomes tokens in proportional time", "text_robustness", _text_robustness),
     Promise("A bundle that was damaged on its way is refused", "damage", _damage),
     Promise(
         "A bundle on the disk is the old one or the new one, whatever fails while it is written",

@@ -1,6 +1,7 @@
 import json
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HfTokenizer
 from transformers import PreTrainedTokenizerFast, T5Tokenizer
 
+from edge_s2s import tokenizer as tokenizer_module
 from edge_s2s.manifest import TARGET_TOKENIZER, TOKENIZER
+from edge_s2s.text_windows import windows
 from edge_s2s.tokenizer import TextStream, Tokenizer
 from edge_s2s_export.errors import ExportError
 from edge_s2s_export.probe_texts import probe_texts
@@ -260,3 +263,15 @@ def test_time_is_in_proportion_to_a_text(family: Family, unit: str):
         if (ratio := seconds(2 * n) / seconds(n)) <= 2.3:
             return
     raise AssertionError(f"{ratio:.2f}")
+
+
+def test_windows_have_the_tokens_of_the_whole_text(family: Family, monkeypatch: pytest.MonkeyPatch):
+    texts = strings(300)
+    whole = [family.source.encode(text) for text in texts]
+    monkeypatch.setattr(tokenizer_module, "windows", partial(windows, min_characters=8))
+    n_ties = 0
+    for text, expected in zip(texts, whole, strict=True):
+        ours = family.source.encode(text)
+        n_ties += ours != expected
+        assert ours == expected or family.is_tie(ours, expected), repr(text)
+    assert n_ties <= MAX_TIES * len(texts)

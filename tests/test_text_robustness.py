@@ -1,0 +1,141 @@
+"""Any text becomes tokens: in time and memory proportional to its length, and never a control token."""
+
+import itertools
+import json
+import random
+import resource
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import edge_s2s
+from edge_s2s import Seq2SeqModel
+from edge_s2s import tokenizer as tokenizer_module
+from edge_s2s.bundle import open_bundle
+from edge_s2s.text_windows import MAX_CHARACTERS, windows
+from edge_s2s.tokenizer import Tokenizer, open_tokenizers
+
+REPORT = Path(__file__).parent.parent / "reports" / "text_robustness.json"
+DEFAULT = edge_s2s.default_bundle_path()
+pytestmark = pytest.mark.skipif(not DEFAULT.exists(), reason="installed without the default bundle")
+
+UNITS = {
+    "one letter": "x",
+    "combining marks": "\u0301",
+    "emoji joined": "👨\u200d👩\u200d👧",
+    "right-to-left override": "\u202e",
+    "digits": "7",
+    "blanks": " ",
+    "line breaks": "\r\n",
+    "one-letter words": "a ",
+    "sentences": "The cat sat on the mat, and 12 dogs did not. ",
+    "full stops": ".",
+    "a script without blanks": "漢",
+    "literal control tokens": "</s>",
+    "what NFKC makes 18 characters of": "ﷺ",
+    "bytes without tokens": "\U000e0041\x07",
+}
+MAX_RATIO = 2.3  # of the times for twice a text and for the text
+SIZES = [4 << 20, 8 << 20, 16 << 20]  # bytes
+MAX_GROWTH_MIB = 1200  # of memory: ids of 16 MiB of the worst text are Python integers in a list
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """That of the default bundle."""
+    with open_bundle(DEFAULT) as bundle:
+        return open_tokenizers(bundle.manifest, bundle.read)[0]
+
+
+def of_size(unit: str, size: int) -> str:
+    return unit * (size // len(unit.encode()))
+
+
+def random_text(draw: random.Random) -> str:
+    """Code points of all planes, and what tokenizers trip over."""
+    parts = []
+    for _ in range(draw.randrange(12)):
+        kind = draw.random()
+        if kind < 0.4:
+            parts.append("".join(chr(draw.randrange(0x110000)) for _ in range(draw.randrange(6))))
+        elif kind < 0.7:
+            parts.append("".join(draw.choices("abc dé. 7", k=draw.randrange(9))))
+        else:
+            parts.append(draw.choice([*UNITS.values(), "<unk>", "<0x41>", "▁", "\x00", "\ufeff"]))
+    return "".join(parts)
+
+
+def check_random_texts(tokenizer: Tokenizer, n: int, seed: int) -> None:
+    draw = random.Random(seed)
+    special = {tokenizer.token_id("<pad>"), tokenizer.token_id("</s>")}
+    for _ in range(n):
+        text = random_text(draw)
+        assert special.isdisjoint(tokenizer.tokenize(text)), ascii(text)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_long_texts_of_one_kind_become_tokens(tokenizer: Tokenizer, name: str):
+    """256 KiB; 10 s is 20 times what the slowest takes."""
+    start = time.process_time()
+    assert tokenizer.encode(of_size(UNITS[name], 1 << 18))
+    assert time.process_time() - start < 10
+
+
+def test_random_texts_become_tokens_that_are_no_control_tokens(tokenizer: Tokenizer):
+    check_random_texts(tokenizer, 5_000, seed=0)
+
+
+def test_500_literal_control_tokens_stay_text(model: Seq2SeqModel, tokenizer: Tokenizer):
+    draw = random.Random(1)
+    names = ["</s>", "<pad>", "<unk>", "<extra_id_0>", "<extra_id_99>", "<len1>", "<ctl4>", "<0x0A>"]
+    with edge_s2s.load() as default:
+        control = {default.manifest.special_tokens.eos, default.manifest.special_tokens.pad}
+        for _ in range(500):
+            text = random_text(draw) + draw.choice([" ", "", "\n"]) + draw.choice(names) + random_text(draw)
+            *ids, eos = default.encode(text)
+            assert control.isdisjoint(ids), ascii(text)
+            assert eos == default.manifest.special_tokens.eos
+
+
+@pytest.mark.parametrize("size", [MAX_CHARACTERS + 5, 3 * MAX_CHARACTERS])
+def test_a_word_of_any_length_gets_no_blank_within(tokenizer: Tokenizer, size: int):
+    for word in ("x" * size, "漢" * size, "12" * (size // 2)):
+        assert tokenizer.decode(tokenizer.tokenize(word)) == word
+
+
+def test_windows_have_the_tokens_of_the_whole(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    draw = random.Random(2)
+    words = [*"abc", "the", "cat", "12", "é", "漢字", "don't", "x.", "▁", "  ", "\n", "</s>", "ﷺ"]
+    texts = [" ".join(draw.choices(words, k=60)) for _ in range(300)]
+    whole = [tokenizer.tokenize(text) for text in texts]
+    small = partial(windows, min_characters=8)
+    assert sum(len([*small(text)]) for text in texts) > 10 * len(texts)
+    monkeypatch.setattr(tokenizer_module, "windows", small)
+    assert [tokenizer.tokenize(text) for text in texts] == whole
+
+
+def seconds(tokenizer: Tokenizer, text: str) -> float:
+    start = time.process_time()
+    tokenizer.tokenize(text)
+    return time.process_time() - start
+
+
+@pytest.mark.release
+@pytest.mark.timeout(7200)
+def test_time_and_memory_are_in_proportion_up_to_16_mib(tokenizer: Tokenizer):
+    report: dict[str, object] = {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, unit in UNITS.items():
+        times = [seconds(tokenizer, of_size(unit, size)) for size in SIZES]
+        ratios = [round(b / a, 2) for a, b in itertools.pairwise(times)]
+        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        report[name] = {"seconds": [round(t, 2) for t in times], "ratios": ratios, "mib": round(growth)}
+        print(name, report[name], flush=True)
+        assert max(ratios) <= MAX_RATIO
+        assert growth <= MAX_GROWTH_MIB
+    check_random_texts(tokenizer, 1_000_000, seed=1)
+    REPORT.parent.mkdir(exist_ok=True)
+    values = {"sizes": SIZES, "families": report, "random_texts": 1_000_000, "crashes": 0}
+    REPORT.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
