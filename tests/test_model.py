@@ -426,14 +426,20 @@ def test_a_long_document_keeps_to_its_deadline(model: Seq2SeqModel):
     assert summary.finish_reason == "deadline"
 
 
-def test_a_document_that_cannot_even_be_cut_in_time_has_an_empty_summary(model: Seq2SeqModel):
+def test_a_document_that_cannot_even_be_cut_in_time_has_an_empty_summary(
+    model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch
+):
     document = LONG * 100  # 700 KB
-    start = time.process_time()
-    model.encode(document)
-    seconds = time.process_time() - start
-    start = time.process_time()
+    tokenize, n_characters = Tokenizer.tokenize, 0
+
+    def counted(self: Tokenizer, text: str) -> list[int]:
+        nonlocal n_characters
+        n_characters += len(text)
+        return tokenize(self, text)
+
+    monkeypatch.setattr(Tokenizer, "tokenize", counted)
     summary = model.summarize(document, GenerationOptions(deadline_ms=1))
-    assert time.process_time() - start < seconds / 4, "the rest is not even tokenized"
+    assert 0 < n_characters < len(document) / 10, "the rest is not even tokenized"
     assert (summary.text, summary.token_ids, summary.finish_reason) == ("", (), "deadline")
     assert summary.stats.n_chunks == 0
 
