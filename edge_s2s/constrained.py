@@ -7,6 +7,7 @@ A Constraint says, token by token, what may come next; all else gets the score -
 `prefix_allowed_tokens_fn` does in transformers. The scores of what remains stay as they are.
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -71,13 +72,14 @@ class AllowedSequences:
         self._root = _Node()
         self.max_len = 0
         for sequence in sequences:
-            if not sequence:
+            token_ids = [operator.index(token_id) for token_id in sequence]
+            if not token_ids:
                 raise ValueError("AllowedSequences: expected token ids, found an empty sequence")
             node = self._root
-            for token_id in sequence:
-                node = node.children.setdefault(int(token_id), _Node())
+            for token_id in token_ids:
+                node = node.children.setdefault(token_id, _Node())
             node.may_end = True
-            self.max_len = max(self.max_len, len(sequence))
+            self.max_len = max(self.max_len, len(token_ids))
         if not self.max_len:
             raise ValueError("AllowedSequences: expected at least one sequence, found none")
 

@@ -383,6 +383,14 @@ def test_a_constraint_with_results_too_long_for_max_new_tokens_is_refused(model:
     assert model.generate([TEXT], GenerationOptions(max_new_tokens=9), constraint=sequences)[0]
 
 
+def test_sequences_may_be_arrays_and_come_from_a_generator():
+    allowed = AllowedSequences(np.array([5, i]) for i in range(3))
+    state = allowed.start().advance(5)
+    assert state is not None
+    assert state.allowed().tolist() == [0, 1, 2]
+    assert allowed.max_len == 2
+
+
 def test_what_is_no_constraint_is_refused(model: Seq2SeqModel):
     with pytest.raises(ValueError, match="found none"):
         AllowedSequences([])
