@@ -16,6 +16,7 @@ ALLOWED = {
     "errors": set(),
     "threads": set(),
     "documents": set(),
+    "faithfulness": set(),
     "stored_zip": {"errors"},
     "weights": {"errors"},
     "strict_json": {"errors"},
