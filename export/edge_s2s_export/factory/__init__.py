@@ -1,0 +1,1 @@
+"""The model factory: data or a teacher in, a checked int8 bundle out."""

@@ -1,0 +1,116 @@
+"""What a network is trained on: pairs of token ids, in batches of a few fixed shapes.
+
+A batch is a pure function of its index, so a run that was killed goes on with the very batches that it
+would have seen, and processes share the work without speaking about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+
+PAD = 0
+IGNORED = -100  # a label that no loss counts, as in transformers
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair; both end with the token of the end."""
+
+    source: Sequence[int]
+    target: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`input_ids`, `attention_mask`: int64 [rows, source]; `labels`: int64 [rows, target]."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def n_labels(self) -> int:
+        """Tokens of targets."""
+        return int((self.labels != IGNORED).sum())
+
+    @property
+    def n_tokens(self) -> int:
+        """Of source and target, without padding."""
+        return int(self.attention_mask.sum()) + self.n_labels
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a batch: what is longer is cut off, what is shorter is padded."""
+
+    rows: int
+    source_length: int
+    target_length: int
+
+
+class Stream(Protocol):
+    """Batches by their index, without end."""
+
+    def __call__(self, index: int) -> Batch:
+        """The batch of that number."""
+        ...
+
+
+def shapes_of(source_lengths: Sequence[int], target_length: int, tokens_per_batch: int) -> tuple[Shape, ...]:
+    """One shape for each source length, of as many rows as `tokens_per_batch` (source and target) hold."""
+    return tuple(
+        Shape(max(1, tokens_per_batch // (length + target_length)), length, target_length)
+        for length in sorted(source_lengths)
+    )
+
+
+def collate(examples: Sequence[Example], shape: Shape) -> Batch:
+    """Rows that are missing are padding, which no loss counts."""
+    source = np.full((shape.rows, shape.source_length), PAD, np.int64)
+    labels = np.full((shape.rows, shape.target_length), IGNORED, np.int64)
+    for row, example in enumerate(examples):
+        ids = _cut(example.source, shape.source_length)
+        source[row, : len(ids)] = ids
+        ids = _cut(example.target, shape.target_length)
+        labels[row, : len(ids)] = ids
+    input_ids = torch.from_numpy(source)
+    return Batch(input_ids, (input_ids != PAD).long(), torch.from_numpy(labels))
+
+
+def _cut(ids: Sequence[int], length: int) -> Sequence[int]:
+    """The first ones and the last, which is the end."""
+    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
+class Epochs:
+    """Every example once, in an order drawn anew each time, in the shortest shape that holds its source."""
+
+    def __init__(self, examples: Sequence[Example], shapes: Sequence[Shape], *, seed: int) -> None:
+        if not examples:
+            raise ValueError("expected at least one example to train on, found none")
+        self._examples, self._shapes, self._seed = examples, shapes, seed
+        lengths = np.array([shape.source_length for shape in shapes])
+        fits = np.searchsorted(lengths, [len(example.source) for example in examples])
+        members = np.minimum(fits, len(shapes) - 1)
+        self._members = [np.flatnonzero(members == index) for index in range(len(shapes))]
+        self.n_batches = sum(
+            -(-len(of_shape) // shape.rows) for of_shape, shape in zip(self._members, shapes, strict=True)
+        )
+        self._plan = lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
+        random = np.random.default_rng([self._seed, epoch])
+        plan = []
+        for shape, members in zip(self._shapes, self._members, strict=True):
+            order = random.permutation(members)
+            plan += [(shape, order[at : at + shape.rows]) for at in range(0, len(order), shape.rows)]
+        return [plan[index] for index in random.permutation(len(plan))]
+
+    def __call__(self, index: int) -> Batch:
+        """The batch of that number; an epoch has `n_batches`."""
+        shape, members = self._plan(index // self.n_batches)[index % self.n_batches]
+        return collate([self._examples[member] for member in members], shape)
