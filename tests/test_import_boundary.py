@@ -10,7 +10,17 @@ import pytest
 import edge_s2s
 
 PACKAGE = Path(edge_s2s.__file__).parent
-FOREIGN = ("torch", "transformers", "optimum", "onnx", "httpx", "safetensors", "tqdm", "llguidance")
+FOREIGN = (
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "httpx",
+    "safetensors",
+    "tqdm",
+    "llguidance",
+    "urllib3",
+)
 # Module -> modules of the package that it may import. Layers: each one knows only those below it.
 ALLOWED = {
     "errors": set(),
