@@ -14,7 +14,7 @@ from edge_s2s.errors import (
     InputTooLongError,
     ProviderError,
 )
-from edge_s2s.generation import Generation, GenerationOptions, GenerationStats
+from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Replacement
 from edge_s2s.manifest import RUNTIME_VERSION
 from edge_s2s.model import Seq2SeqModel, default_bundle_path, load
 from edge_s2s.scoring import Alternative, Score
@@ -33,6 +33,7 @@ __all__ = [
     "GenerationStats",
     "InputTooLongError",
     "ProviderError",
+    "Replacement",
     "Score",
     "Seq2SeqModel",
     "__version__",

@@ -16,7 +16,7 @@ from edge_s2s import __version__
 from edge_s2s.bundle import Bundle, open_bundle
 from edge_s2s.constrained import Constraint
 from edge_s2s.errors import EdgeS2SError
-from edge_s2s.generation import GenerationOptions
+from edge_s2s.generation import CHECKS, GenerationOptions, Replacement
 from edge_s2s.jsonl import Values, generate_rows, open_output
 from edge_s2s.manifest import Manifest
 from edge_s2s.model import Seq2SeqModel, default_bundle_path
@@ -31,6 +31,10 @@ def _json(text: str) -> object:
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"expected JSON such as [3, 4], found {text}") from error
     return value
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else text.split(",")
 
 
 _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` and `summarize`: type and help
@@ -64,10 +68,17 @@ _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` an
     ),
     "source_language": (str, "code of the text's language, for a model with several"),
     "target_language": (str, "code of the result's language"),
+    "checks": (_names, f"what is mended in results, such as loops,numbers, of {', '.join(CHECKS)}; or none"),
 }
 
 
-_METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", str: "CODE", _json: "JSON"}
+_METAVARS: dict[Callable[[str], object], str] = {
+    int: "N",
+    float: "X",
+    str: "CODE",
+    _json: "JSON",
+    _names: "NAMES",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -272,7 +283,12 @@ def _summarize(arguments: argparse.Namespace) -> int:
             summary = model.summarize(document, options, on_progress=on_progress)
             print(json.dumps(dataclasses.asdict(summary), ensure_ascii=False))
             return OK
+        if not sys.stdout.isatty():  # what a check replaces cannot be taken back
+            print(model.summarize(document, options, on_progress=on_progress).text)
+            return OK
         for piece in model.stream_summary(document, options, on_progress=on_progress):
+            if isinstance(piece, Replacement):
+                print("\n\nThat failed a check. Instead:\n")
             print(piece, end="", flush=True)
         print()
     return OK

@@ -193,6 +193,11 @@ def _tokens(text: str) -> list[_Token]:
     return tokens
 
 
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, as all checks see them."""
+    return [match[0].lower() for match in _TOKEN.finditer(text)]
+
+
 def _stem(word: str) -> str:
     """Without a possessive or plural s."""
     return word.removesuffix("'s").removesuffix("'").removesuffix("s")
@@ -432,16 +437,14 @@ def find_loop(text: str) -> Loop | None:
     letters: up to 8 characters 6 times in a row. vocabulary: fewer than 40 % of 50 words, or of all 20 or
     more, are distinct. compression: zlib makes 512 bytes more than 2.4 times shorter.
     """
-    words = [match[0].lower() for match in _TOKEN.finditer(text)]
-    if any(_repeats_in_a_row(words, n, 3 if n > 1 else 4) for n in range(1, MAX_PERIOD + 1)):
+    said = words(text)
+    if any(_repeats_in_a_row(said, n, 3 if n > 1 else 4) for n in range(1, MAX_PERIOD + 1)):
         return "row"
-    if _repeats_phrase(words):
+    if _repeats_phrase(said):
         return "phrase"
     if any(match[1].strip(_RULERS) for match in _STUTTER.finditer(text)):
         return "letters"
-    if any(
-        len({*window}) < MIN_VOCABULARY * len(window) for window in _windows(words, VOCABULARY_WINDOW, 20)
-    ):
+    if any(len({*window}) < MIN_VOCABULARY * len(window) for window in _windows(said, VOCABULARY_WINDOW, 20)):
         return "vocabulary"
     data = text.encode(errors="replace")
     if any(

@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeAlias
 from edge_s2s.ctranslate2_names import accept_ctranslate2_names
 from edge_s2s.manifest import MAX_BIAS, PENALTY_RANGE, SAMPLING_RANGES, Dimensions, GenerationDefaults
 
-FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled"]
+FinishReason: TypeAlias = Literal["eos", "length", "deadline", "cancelled", "loop"]
+Check: TypeAlias = Literal["loops", "numbers", "names"]
+CHECKS: tuple[Check, ...] = ("loops", "numbers", "names")
 
 Tokens: TypeAlias = Sequence[int]
 
@@ -130,6 +132,10 @@ class GenerationOptions:
     """Code of the text's language, for a model with several; `Manifest.language_tokens` has them."""
     target_language: str | None = None
     """Code of the result's language."""
+    checks: Sequence[Check] | None = None
+    """What is not left in a result if it can be mended: "loops"; "numbers" and "names" that the source does
+    not have. () is off, as `generate` and `stream` are by default, which are transformers'; `summarize` does
+    what the bundle says, or checks loops and numbers."""
     deadline_ms: int | None = None
     """Time for the whole call, encoder included; what is there then comes with `finish_reason="deadline"`."""
 
@@ -154,6 +160,7 @@ class GenerationOptions:
         self._normalize("bad_words_ids", _words)
         self._normalize("sequence_bias", _biases)
         self._normalize("exponential_decay_length_penalty", _decay)
+        self._normalize("checks", _checks)
         for name, same in _SAME:
             if getattr(self, name) is not None and getattr(self, same) is not None:
                 raise ValueError(f"{name} and {same} mean the same, one start token apart; give one of them")
@@ -239,13 +246,23 @@ class Generation:
     token_logprobs: tuple[float, ...]
     """log-softmax of the logits before any rule, for each new one of `token_ids`, which are the last ones"""
     finish_reason: FinishReason
+    """"loop": it went round in circles, and its beginning or a sentence of the source is all there is"""
+    reasons: tuple[str, ...] = ()
+    """What `checks` found in the first try, and what was done; `repair` has the words"""
     origin: Literal["device"] = "device"
     confidence: float | None = None
+    """Probability that it is good, where the bundle has a calibration and the text was decoded in one pass"""
     seed: int | None = None
     """With which the same is drawn again; None if nothing was drawn"""
     truncated: bool = False
     """The source was longer than the model accepts, and its end was not read"""
     stats: GenerationStats
+
+
+class Replacement(str):
+    """A piece of a stream that stands in the place of all pieces before it: a check failed them."""
+
+    __slots__ = ()
 
 
 def _check_groups(params: GenerationDefaults) -> None:
@@ -315,6 +332,15 @@ def _decay(name: str, value: Any) -> tuple[int, float]:
     _check_int(f"{name}, start", start, 0, 65536)
     _check_float(f"{name}, factor", factor, *PENALTY_RANGE)
     return start, float(factor)
+
+
+def _checks(name: str, values: Any) -> tuple[Check, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected some of {CHECKS}, found {values!r}")
+    given = [*values]
+    if wrong := [value for value in given if value not in CHECKS]:
+        raise ValueError(f"{name}: expected some of {CHECKS}, found {wrong[0]!r}")
+    return tuple(check for check in CHECKS if check in given)
 
 
 def _check_len(name: str, tokens: Sequence[int]) -> None:

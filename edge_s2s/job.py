@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edge_s2s.confidence import Calibration
 from edge_s2s.constrained import Constraint, ConstraintProcessor, results_of
-from edge_s2s.decoder import Cancellation, DecoderModel, Hypothesis, LogitsProcessor
+from edge_s2s.decoder import Cancellation, DecoderModel, FinishReason, Hypothesis, LogitsProcessor
 from edge_s2s.encoder import Encoder
-from edge_s2s.generation import FinishReason, Generation, GenerationStats
+from edge_s2s.generation import Generation, GenerationStats
 from edge_s2s.manifest import GenerationDefaults
 from edge_s2s.tokenizer import Tokenizer
 
@@ -38,6 +39,8 @@ class Source:
     target_prefix: tuple[int, ...] = ()
     """What it begins with after the start token"""
     truncated: bool = False
+    text: str = ""
+    """Which the checks compare results with"""
     logits_processor: LogitsProcessor | None = None
     constraint: Constraint | None = None
 
@@ -52,6 +55,7 @@ class Job:
     seed: int | None
     batch_size: int = 8
     on_progress: Callable[[int, int], None] | None = None
+    calibration: Calibration | None = None
 
     def run(
         self,

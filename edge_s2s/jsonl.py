@@ -250,7 +250,8 @@ def _generate(call: _Call, requests: list[_Request]) -> list[Values]:
 def _finished(row: Values, generation: Generation) -> Values:
     values = {name: value for name, value in row.items() if name != "error"}
     values |= {name: getattr(generation, name) for name in _RESULT}
-    return values | {"truncated": True} if generation.truncated else values
+    rare = {"truncated": generation.truncated, "reasons": generation.reasons}
+    return values | {name: value for name, value in rare.items() if value}
 
 
 def _failed(request: _Request) -> Values:

@@ -20,14 +20,17 @@ from typing import Any, Self, TypeVar
 
 from edge_s2s import documents
 from edge_s2s.bundle import open_bundle
+from edge_s2s.confidence import Calibration
 from edge_s2s.constrained import AllowedSequences, Constraint, without_rules
 from edge_s2s.decoder import Cancellation, DecoderModel, LogitsProcessor
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError
-from edge_s2s.generation import FinishReason, Generation, GenerationOptions
+from edge_s2s.faithfulness import Evidence, find_loop
+from edge_s2s.generation import Check, FinishReason, Generation, GenerationOptions, Replacement
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
 from edge_s2s.manifest import GenerationDefaults, Manifest
+from edge_s2s.repair import run_checked, summary_checks
 from edge_s2s.scoring import Score, score_targets
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
 from edge_s2s.threads import MAX_THREADS, default_num_threads
@@ -37,6 +40,7 @@ from edge_s2s.worker import in_thread, run_to_end
 
 MAX_BATCH_SIZE = 1024
 _FIRST_LOOK = 1 << 13  # characters that tell whether a document is long, before all of it is tokenized
+_LOOKED_AT = 2000  # characters at the end of a stream, in which a loop would be seen
 _SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
 
 T = TypeVar("T")
@@ -88,6 +92,8 @@ class Seq2SeqModel:
             raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
         with open_bundle(path) as bundle:
             self.manifest: Manifest = bundle.manifest
+            self._summary_checks = summary_checks(self.manifest)
+            self._calibration = Calibration.of(self.manifest)
             tokenizer, target_tokenizer = open_tokenizers(self.manifest, bundle.read)
             weights = bundle.read(WEIGHTS)
             decoder = DecoderModel(weights, num_threads=n_threads, isa=isa, verify=False)  # the bundle did
@@ -144,7 +150,7 @@ class Seq2SeqModel:
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size: expected a number in 1..{MAX_BATCH_SIZE}, found {batch_size}")
         params = self._complete(options, constraint if isinstance(constraint, Sequence) else [constraint])
-        job = Job(self._parts_for(options), params, _deadline(options), _seed(options), batch_size)
+        job = self._job(options, params, batch_size)
         inputs: list[str | Sequence[int]] = [*texts]
         constraints = _one_each(constraint, len(inputs), "constraint")
         names = ["the text"] if len(inputs) == 1 else [f"texts[{i}]" for i in range(len(inputs))]
@@ -163,7 +169,8 @@ class Seq2SeqModel:
                 inputs, names, prefixes, _processors(logits_processor, len(inputs)), constraints, strict=True
             )
         ]
-        return run_to_end(in_thread(lambda cancellation, _emit: job.run(sources, cancellation)))
+        checks = _checks(options, ())
+        return run_to_end(in_thread(lambda cancellation, _emit: _answers(job, sources, cancellation, checks)))
 
     def stream(
         self,
@@ -180,10 +187,11 @@ class Seq2SeqModel:
         ends the work within one decoding step. Its return value is the Generation.
         """
         params = dataclasses.replace(self._complete(options, [constraint]), num_return_sequences=1)
-        job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
+        job = self._job(options, params)
         source = self._source(job, text, "the text", truncation)
         [prefix] = self._target_prefixes([decoder_input_ids], 1, options, params)
-        return _stream(job, dataclasses.replace(source, target_prefix=prefix, constraint=constraint))
+        source = dataclasses.replace(source, target_prefix=prefix, constraint=constraint)
+        return _stream(job, source, _checks(options, ()))
 
     def summarize(
         self,
@@ -208,13 +216,14 @@ class Seq2SeqModel:
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
-        job = Job(self._parts_for(options), params, _deadline(options), _seed(options))
+        job = self._job(options, params)
         limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
         _check_text(document, "the document")
+        checks = _checks(options, self._summary_checks)
         encode = job.parts.tokenizer.encode
         if len(encode(document[:_FIRST_LOOK])) <= limit and len(input_ids := encode(document)) <= limit:
-            return _stream(job, Source(input_ids))
-        return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document)
+            return _stream(job, Source(input_ids, text=document), checks)
+        return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document, checks)
 
     def score(
         self,
@@ -349,6 +358,10 @@ class Seq2SeqModel:
                     )
         return params
 
+    def _job(self, options: GenerationOptions | None, params: GenerationDefaults, batch_size: int = 8) -> Job:
+        parts, deadline, seed = self._parts_for(options), _deadline(options), _seed(options)
+        return Job(parts, params, deadline, seed, batch_size, calibration=self._calibration)
+
     def _parts_for(self, options: GenerationOptions | None) -> Parts:
         """What a call works with: the tokenizer as its languages want it."""
         parts = self._parts
@@ -381,7 +394,7 @@ class Seq2SeqModel:
             tokenizer = job.parts.tokenizer
             input_ids = tokenizer.encode(text)
             if len(input_ids) > limit and truncation:
-                return Source(tokenizer.encode(text, max_len=limit), truncated=True)
+                return Source(tokenizer.encode(text, max_len=limit), truncated=True, text=text)
         else:
             input_ids = check_token_ids(text, name, self.manifest.dimensions.n_source_tokens)
             if not input_ids:
@@ -393,7 +406,7 @@ class Seq2SeqModel:
                 f"{name} has {len(input_ids)} tokens, this model reads at most {limit}; "
                 "truncation would cut it, summarize reads all of it"
             )
-        return Source(input_ids)
+        return Source(input_ids, text=text if isinstance(text, str) else "")
 
 
 def _check_score(texts: object, targets: object, batch_size: int, num_alternatives: int) -> None:
@@ -444,29 +457,58 @@ def _deadline(options: GenerationOptions | None) -> float | None:
     return time.monotonic() + options.deadline_ms / 1000
 
 
+def _checks(options: GenerationOptions | None, default: Sequence[Check]) -> Sequence[Check]:
+    return default if options is None or options.checks is None else options.checks
+
+
 def _seed(options: GenerationOptions | None) -> int | None:
     return None if options is None else options.seed
 
 
-def _stream(job: Job, source: Source) -> Generator[str, None, Generation]:
+def _answers(
+    job: Job,
+    sources: Sequence[Source],
+    cancellation: Cancellation,
+    checks: Sequence[Check],
+    on_tokens: Callable[[list[int]], None] | None = None,
+) -> list[list[Generation]]:
+    """Checked results of each source, with their confidence if the bundle can tell it."""
+    results = run_checked(job, sources, cancellation, checks, on_tokens)
+    if (calibration := job.calibration) is None:
+        return results
+    return [
+        [dataclasses.replace(r, confidence=calibration.confidence(r, text, evidence)) for r in best]
+        for source, best in zip(sources, results, strict=True)
+        for text in [source.text or job.parts.tokenizer.decode(source.input_ids)]
+        for evidence in [Evidence(text)]
+    ]
+
+
+def _stream(job: Job, source: Source, checks: Sequence[Check]) -> Generator[str, None, Generation]:
     text = TextStream(job.parts.target_tokenizer)
-    tokens = in_thread(lambda cancellation, emit: job.run([source], cancellation, emit)[0][0])
+    sent = ""
+    tokens = in_thread(lambda cancellation, emit: _answers(job, [source], cancellation, checks, emit)[0][0])
     try:
-        if piece := text.push(source.target_prefix):
-            yield piece
+        pushed: Sequence[int] = source.target_prefix
         while True:
-            if piece := text.push(next(tokens)):
+            piece = text.push(pushed)
+            if piece and not ("loops" in checks and find_loop((sent + piece)[-_LOOKED_AT:])):
+                sent += piece
                 yield piece
+            pushed = next(tokens)
     except StopIteration as end:
         generation: Generation = end.value
     finally:
         tokens.close()
-    if rest := text.finish():
-        yield rest
+    if generation.text.startswith(sent):
+        if rest := generation.text[len(sent) :]:
+            yield rest
+    else:
+        yield Replacement(generation.text)
     return generation
 
 
-def _stream_chunks(job: Job, document: str) -> Generator[str, None, Generation]:
+def _stream_chunks(job: Job, document: str, checks: Sequence[Check]) -> Generator[str, None, Generation]:
     tokenizer = job.parts.tokenizer
     max_source_len = job.parts.decoder.dims.max_source_len
     outputs: list[Generation] = []
@@ -479,8 +521,8 @@ def _stream_chunks(job: Job, document: str) -> Generator[str, None, Generation]:
             return len(tokenizer.tokenize(text))
 
         def summarize(chunks: Sequence[str]) -> list[str]:
-            sources = [Source(tokenizer.encode(chunk)) for chunk in chunks]
-            results = [best for [best] in job.run(sources, cancellation)]
+            sources = [Source(tokenizer.encode(chunk), text=chunk) for chunk in chunks]
+            results = [best for [best] in run_checked(job, sources, cancellation, checks)]
             outputs.extend(results)
             return [result.text for result in results]
 
@@ -516,6 +558,7 @@ def _stream_chunks(job: Job, document: str) -> Generator[str, None, Generation]:
         token_ids=tuple(tokenizer.tokenize(text)),
         score=sum(output.score for output in outputs) / len(outputs),
         token_logprobs=(),
+        reasons=tuple(dict.fromkeys(reason for output in outputs for reason in output.reasons)),
         finish_reason=next((r for r in reasons if any(o.finish_reason == r for o in outputs)), "eos"),
         stats=stats,
     )

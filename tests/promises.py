@@ -116,6 +116,19 @@ def _constrained(report: Report) -> str:
     )
 
 
+def _loops(report: Report) -> str:
+    counts = report["adversarial"]
+    return "{outputs:,} hostile inputs: {loops_in_drafts:,} loops mended, {loops_left} left".format(**counts)
+
+
+def _new_numbers(report: Report) -> str:
+    off, on = (report[f"dialogsum valid, checks {checks}"] for checks in ("off", "loops, numbers"))
+    return (
+        f"{on['summaries']} summaries: {off['number_percent']} % before, {on['number_percent']} % after; "
+        f"ROUGE-L {off['rouge_l']:.2f} and {on['rouge_l']:.2f}"
+    )
+
+
 def _tokenizers(report: Report) -> str:
     n_texts, n_ties = (sum(one[count] for one in report.values()) for count in ("texts", "ties"))
     different = sum(one["differences"] for one in report.values())
@@ -135,6 +148,8 @@ PROMISES = [
     Promise("Token ids and texts are those of transformers' tokenizers", "tokenizers", _tokenizers),
     Promise("What is drawn has the probabilities of transformers' warpers", "sampling", _sampling),
     Promise("A constrained result is valid, and the best one", "constrained", _constrained),
+    Promise("No loop reaches who asks for a summary", "checks", _loops),
+    Promise("A summary's numbers are those of its source", "checks", _new_numbers),
     Promise("Same tokens and same bits of logits on every CPU", "cpu_parity", _cpu_parity),
     Promise("int8 weights choose the tokens of float32 weights", "int8_families", _int8),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),

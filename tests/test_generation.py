@@ -19,8 +19,8 @@ def complete(**options: object) -> GenerationDefaults:
     return GenerationOptions(**options).complete(DEFAULTS, DIMENSIONS)  # type: ignore[arg-type]
 
 
-def test_options_have_transformers_names_but_for_deadline_seed_and_languages():
-    ours = {"deadline_ms", "seed", "source_language", "target_language"}
+def test_options_have_transformers_names_but_for_our_own():
+    ours = {"checks", "deadline_ms", "seed", "source_language", "target_language"}
     names = {field.name for field in dataclasses.fields(GenerationOptions)} - ours
     assert names <= vars(GenerationConfig()).keys() | {"num_beam_groups", "diversity_penalty"}
 
