@@ -67,7 +67,8 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path):
     assert (run.returncode, run.stderr) == (0, "")
     streamed, as_json = run.stdout.splitlines()[:2]
     [row] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert streamed == json.loads(as_json)["text"] == json.loads(row)["text"]
+    assert streamed == json.loads(as_json)["text"]
+    assert json.loads(row)["text"], "unchecked, so it may be another one"
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
