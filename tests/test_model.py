@@ -374,7 +374,7 @@ def test_ctrl_c_reaches_generate_at_once_and_the_model_stays_usable(model: Seq2S
 
 
 def test_a_short_document_takes_one_pass(model: Seq2SeqModel):
-    [[expected]] = model.generate([TEXTS[0]], GenerationOptions(num_return_sequences=1))
+    [[expected]] = model.generate([TEXTS[0]], GenerationOptions(checks=("loops", "numbers")))
     summary = model.summarize(TEXTS[0])
     assert answers([[summary]]) == answers([[expected]])
     assert (summary.stats.n_chunks, summary.stats.n_levels) == (1, 0)
@@ -387,10 +387,11 @@ def test_a_long_document_is_summarized_by_the_rule_with_the_models_answers(
     with open_bundle(tiny_bundle) as bundle:
         n_tokens = bundle.manifest.dimensions.vocab_size
         tokenizer = Tokenizer(bundle.read("tokenizer.json"), vocab_size=n_tokens)
+    checked = GenerationOptions(checks=("loops", "numbers"))
     summary = model.summarize(LONG)
     expected = documents.summarize_document(
         LONG,
-        lambda chunks: [best.text for [best] in model.generate(chunks)],
+        lambda chunks: [best.text for [best] in model.generate(chunks, checked)],
         lambda text: len(tokenizer.tokenize(text)),
         target_tokens=model.manifest.generation.max_new_tokens,
     )
