@@ -1,0 +1,128 @@
+"""Each task asks for what it says, fits its shape, and is a function of its index."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from edge_s2s_export.factory.examples import IGNORED, PAD, Batch, Shape
+from edge_s2s_export.factory.pretrain_tasks import SELECTED, PretrainTasks, TaskOptions
+
+END, HIDDEN = 1, 2
+SHAPE = Shape(rows=8, source_length=64, target_length=40)
+DOCUMENTS = [
+    [
+        " ".join(f"w{document}-{sentence}-{word % 9}" for word in range(7 + sentence % 4))
+        for sentence in range(9)
+    ]
+    for document in range(12)
+]
+
+
+class Words:
+    """A tokenizer with a token for each word."""
+
+    eos_token_id = END
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+
+    def __call__(self, texts, **_options):
+        if isinstance(texts, str):
+            return {"input_ids": self.tokens(texts)}
+        return {"input_ids": [self.tokens(text) for text in texts]}
+
+    def tokens(self, text: str) -> list[int]:
+        return [self.ids.setdefault(word, len(self.ids) + 3) for word in text.split()]
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        assert token == "<extra_id_0>"
+        return HIDDEN
+
+
+def tasks(**shares: float) -> SimpleNamespace:
+    words = Words()
+    options = TaskOptions(**{"rebuild": 0.0, "gap": 0.0, "select": 0.0, **shares})
+    return SimpleNamespace(stream=PretrainTasks(DOCUMENTS, words, [SHAPE], options, seed=3), words=words)
+
+
+def pairs(batch: Batch) -> list[tuple[list[int], list[int]]]:
+    found = []
+    for source, target in zip(batch.input_ids.tolist(), batch.labels.tolist(), strict=True):
+        source = [token for token in source if token != PAD]
+        target = [token for token in target if token != IGNORED]
+        assert source.pop() == target.pop() == END
+        assert END not in source + target
+        found.append((source, target))
+    return found
+
+
+def sentences(words: Words) -> list[list[int]]:
+    return [words.tokens(sentence) for document in DOCUMENTS for sentence in document]
+
+
+def joined(target: list[int], words: Words) -> list[tuple[int, ...]]:
+    """The sentences that a target consists of."""
+    rest, found = list(target), []
+    while rest:
+        match = [sentence for sentence in sentences(words) if rest[: len(sentence)] == sentence]
+        assert match, "a target that is no sequence of sentences"
+        found.append(tuple(max(match, key=len)))
+        rest = rest[len(found[-1]) :]
+    return found
+
+
+def test_rebuild_hides_some_of_the_source_and_asks_for_all_of_it():
+    given = tasks(rebuild=1.0)
+    n_source = n_target = 0
+    for index in range(5):
+        for source, target in pairs(given.stream(index)):
+            joined(target, given.words)
+            assert not Counter(token for token in source if token != HIDDEN) - Counter(target)
+            n_source += sum(token != HIDDEN for token in source)
+            n_target += len(target)
+    assert 0.5 < n_source / n_target < 0.9
+
+
+def test_gap_asks_for_sentences_of_which_most_are_gone():
+    given = tasks(gap=1.0)
+    prefix = given.words.tokens("summarize:")
+    n_there = n_asked = 0
+    for index in range(10):
+        for source, target in pairs(given.stream(index)):
+            assert source[: len(prefix)] == prefix
+            there = "".join(f" {token}" for token in source)
+            for sentence in joined(target, given.words):
+                n_asked += 1
+                n_there += "".join(f" {token}" for token in sentence) in there
+            assert source.count(HIDDEN) <= len(joined(target, given.words))
+    assert n_asked > 50
+    assert 0.1 < n_there / n_asked < 0.5
+
+
+def test_select_asks_for_the_sentence_that_the_prefix_names():
+    given = tasks(select=1.0)
+    seen = set()
+    for index in range(5):
+        for source, target in pairs(given.stream(index)):
+            for prefix, chosen in SELECTED.items():
+                beginning = given.words.tokens(prefix)
+                if source[: len(beginning)] == beginning:
+                    seen.add(prefix)
+                    window = [list(one) for one in joined(source[len(beginning) :], given.words)]
+                    assert target == chosen(window)
+    assert seen == set(SELECTED)
+
+
+def test_a_batch_is_a_function_of_seed_and_index():
+    first, second = tasks(rebuild=1, gap=1, select=1).stream, tasks(rebuild=1, gap=1, select=1).stream
+    later = second(7)
+    assert torch.equal(first(7).input_ids, later.input_ids)
+    assert torch.equal(first(7).labels, later.labels)
+    assert not torch.equal(first(8).input_ids, later.input_ids)
+
+
+def test_texts_of_one_sentence_are_refused():
+    with pytest.raises(ValueError, match="two sentences or more"):
+        PretrainTasks([["only one"]], Words(), [SHAPE], seed=0)
