@@ -142,7 +142,7 @@ es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, 
     ES2S_TRY(check_pointer("token_ids", token_ids));
     ES2S_TRY(check_pointer("embeds_out", embeds_out));
     ES2S_TRY(check_ids("token_ids", token_ids, n, model->dims.source_vocab_size));
-    es2s_decoder_embed_source(model, token_ids, n, embeds_out);
+    es2s_look_up(&model->kernels, &model->encoder_embedding, 1, token_ids, n, embeds_out);
     return ES2S_OK;
 }
 
@@ -184,15 +184,46 @@ size_t es2s_session_memory(const es2s_session *session) {
     return session ? session->memory : 0;
 }
 
+/* Before a row gets another source. */
+static void empty_row(es2s_session *s, int32_t row) {
+    s->n_stepped_rows = 0;
+    s->n_source_ids[row] = 0;
+    es2s_kv_cache_empty_rows(&s->cache, row * s->rows_per_source, s->rows_per_source);
+}
+
 es2s_status es2s_session_set_source(es2s_session *s, int32_t row, const float *cross_kv, int32_t source_len) {
     ES2S_TRY(check_session(s));
     ES2S_TRY(check_pointer("cross_kv", cross_kv));
     ES2S_TRY(check_capacity("row + 1", (int64_t)row + 1, s->max_batch));
     ES2S_TRY(check_capacity("source_len", source_len, s->max_source_len));
-    s->n_stepped_rows = 0;
+    empty_row(s, row);
     es2s_kv_cache_set_source(&s->cache, row, cross_kv, source_len);
-    s->n_source_ids[row] = 0;
-    es2s_kv_cache_empty_rows(&s->cache, row * s->rows_per_source, s->rows_per_source);
+    return ES2S_OK;
+}
+
+es2s_status es2s_session_encode(es2s_session *s, int32_t row, const int32_t *token_ids, int32_t n,
+                                int64_t deadline_ms, const volatile int32_t *cancel, float *mean_hidden_out) {
+    ES2S_TRY(check_session(s));
+    ES2S_TRY(check_pointer("token_ids", token_ids));
+    if (!s->model->encoder)
+        return es2s_fail(ES2S_STATE, "encode: expected a model with an encoder, found none in its params");
+    ES2S_TRY(check_capacity("row + 1", (int64_t)row + 1, s->max_batch));
+    ES2S_TRY(check_capacity("n", n, s->max_source_len));
+    ES2S_TRY(check_ids("token_ids", token_ids, (size_t)n, s->model->dims.source_vocab_size));
+    const bool waits = deadline_ms >= 0 && deadline_ms < INT64_MAX / 2000000;
+    const es2s_patience patience = {waits ? es2s_clock_ns() + deadline_ms * 1000000 : INT64_MAX, cancel};
+    empty_row(s, row);
+    return es2s_encoder_run(&s->encoder_scratch, s->model, token_ids, n, &patience, &s->cache, row,
+                            mean_hidden_out);
+}
+
+es2s_status es2s_session_get_source(const es2s_session *s, int32_t row, float *cross_kv_out) {
+    ES2S_TRY(check_session(s));
+    ES2S_TRY(check_pointer("cross_kv_out", cross_kv_out));
+    ES2S_TRY(check_range("row", row, 0, s->max_batch - 1));
+    if (s->cache.source_lens[row] == 0)
+        return es2s_fail(ES2S_STATE, "row %d: expected a source, found none", row);
+    es2s_kv_cache_get_source(&s->cache, row, cross_kv_out);
     return ES2S_OK;
 }
 

@@ -1,11 +1,10 @@
 /*
- * The decoder of a Transformer (Vaswani et al. 2017), one position per call, in the variants that model.h
+ * The decoder of a Transformer (Vaswani et al. 2017), one position per call, in the variants that layers.h
  * names: RMS or layer norm, before a block (Raffel et al. 2020) or after it (Lewis et al. 2020), positions as
  * a bias of the scores or as a table of embeddings.
  *
  * Every number of a row is computed from that row alone in one fixed order, so neither the other rows nor the
- * number of threads change a bit of it. Threads share a matrix by its output channels and attention by row
- * and head.
+ * number of threads change a bit of it. Threads share attention by row and head.
  */
 #include "decoder.h"
 
@@ -15,19 +14,13 @@
 #include "error.h"
 
 enum {
-    MIN_PARALLEL_PRODUCTS = 1 << 17, /* fewer are done before a worker has noticed */
-    ITEMS_PER_THREAD = 4,            /* more even out a slower core, fewer cost less to hand out */
-    OUTPUTS_MULTIPLE = 16            /* keeps the tiles of the kernels whole */
+    MIN_PARALLEL_PRODUCTS = 1 << 17 /* fewer are done before a worker has noticed */
 };
-
-static uint64_t max_u64(uint64_t a, uint64_t b) {
-    return a > b ? a : b;
-}
 
 /* ============================================ Session ============================================ */
 
 static int32_t n_position_biases(const es2s_model *m) {
-    return m->position_is_table ? 0 : m->position_bias_per_layer ? m->dims.n_layers : 1;
+    return m->features.position_is_table ? 0 : m->features.position_bias_per_layer ? m->dims.n_layers : 1;
 }
 
 /* Reversed, the biases of the keys at positions 0..t are the last t+1 of a head: contiguous for every t. */
@@ -35,9 +28,9 @@ static void reverse_position_biases(const es2s_model *m, int32_t max_target_len,
     for (int32_t i = 0; i < n_position_biases(m); i++) {
         const es2s_position_bias *bias = &m->layers[i].position_bias;
         for (int32_t head = 0; head < m->dims.n_heads; head++) {
-            const float *values = bias->values + (size_t)head * (size_t)bias->n_distances;
+            const float *values = bias->values + (size_t)head * (size_t)bias->n_columns;
             for (int32_t distance = max_target_len - 1; distance >= 0; distance--)
-                *reversed++ = values[distance < bias->n_distances ? distance : bias->n_distances - 1];
+                *reversed++ = values[distance < bias->n_columns ? distance : bias->n_columns - 1];
         }
     }
 }
@@ -45,8 +38,8 @@ static void reverse_position_biases(const es2s_model *m, int32_t max_target_len,
 /* Takes all arrays of the session from the arena, the session itself first. */
 static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, es2s_arena *arena) {
     const es2s_model *m = s->model;
-    const uint64_t rows = (uint64_t)s->max_rows, d_model = (uint64_t)m->dims.d_model;
-    const uint64_t d_ff = (uint64_t)m->dims.d_ff, n_heads = (uint64_t)m->dims.n_heads;
+    const uint64_t rows = (uint64_t)s->max_rows;
+    const uint64_t d_model = (uint64_t)m->dims.d_model, n_heads = (uint64_t)m->dims.n_heads;
     const uint64_t inner = n_heads * (uint64_t)m->dims.d_head;
     es2s_session *block = es2s_arena_take(arena, 1, sizeof *s);
 
@@ -59,12 +52,10 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
                         sizeof *s->position_bias);
 
     s->x = es2s_arena_take(arena, rows * d_model, sizeof *s->x);
-    s->h = es2s_arena_take(arena, rows * d_model, sizeof *s->h);
     s->qkv = es2s_arena_take(arena, rows * 3 * inner, sizeof *s->qkv);
     s->attention = es2s_arena_take(arena, rows * inner, sizeof *s->attention);
-    s->ffn = es2s_arena_take(arena, rows * (m->ffn_gated ? 2 : 1) * d_ff, sizeof *s->ffn);
-    s->q8 = es2s_arena_take(arena, rows * max_u64(max_u64(d_model, inner), d_ff), sizeof *s->q8);
-    s->q8_scale = es2s_arena_take(arena, rows, sizeof *s->q8_scale);
+    s->worker = es2s_worker_take(&m->features, rows, arena);
+    s->worker.kernels = &m->kernels;
     s->scores = es2s_arena_take(arena, (uint64_t)es2s_thread_pool_size(m->pool) * (uint64_t)s->scores_stride,
                                 sizeof *s->scores);
     s->row_sources = es2s_arena_take(arena, rows, sizeof *s->row_sources);
@@ -73,6 +64,7 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
             es2s_arena_take(arena, rows * (uint64_t)m->dims.n_layers * n_heads * (uint64_t)s->max_source_len,
                             sizeof *s->cross_attention);
 
+    if (m->encoder) es2s_encoder_scratch_take(&s->encoder_scratch, m, s->max_source_len, arena);
     s->logits = es2s_arena_take(arena, rows * (uint64_t)m->dims.vocab_size, sizeof *s->logits);
     s->search_scratch = es2s_arena_take(arena, search_scratch_bytes, 1);
     return block;
@@ -122,47 +114,6 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
 
 /* ============================================= Layers ============================================ */
 
-typedef struct linear_job {
-    const es2s_kernels *kernels;
-    const es2s_matrix *w;
-    const float *x;        /* [n_rows, n_in] */
-    const int8_t *q8;      /* [n_rows, n_in] */
-    const float *q8_scale; /* [n_rows] */
-    size_t n_rows;
-    size_t n_outputs; /* of one item */
-    float *y;         /* [n_rows, n_out] */
-} linear_job;
-
-static void run_linear(void *arg, int32_t item, int32_t thread) {
-    (void)thread;
-    const linear_job *job = arg;
-    const es2s_matrix *w = job->w;
-    const size_t n_in = (size_t)w->n_in, n_out = (size_t)w->n_out, first = (size_t)item * job->n_outputs;
-    const size_t n = n_out - first < job->n_outputs ? n_out - first : job->n_outputs;
-    if (w->f32)
-        job->kernels->gemm_f32(job->x, job->n_rows, n_in, w->f32 + first * n_in, n, job->y + first, n_out);
-    else
-        job->kernels->gemm_qd8_qc8w(job->q8, job->q8_scale, job->n_rows, n_in, w->q + first * n_in,
-                                    w->scale + first, w->sums + first, n, job->y + first, n_out);
-    for (size_t r = 0; w->bias && r < job->n_rows; r++)
-        job->kernels->add(job->y + r * n_out + first, w->bias + first, n);
-}
-
-/* y = x W^T + bias. x: float[n_rows, n_in], y: float[n_rows, n_out]. */
-static void linear(es2s_session *s, const es2s_matrix *w, const float *x, size_t n_rows, float *y) {
-    const es2s_kernels *k = &s->model->kernels;
-    const size_t n_in = (size_t)w->n_in, n_out = (size_t)w->n_out;
-    if (!w->f32)
-        for (size_t r = 0; r < n_rows; r++)
-            k->quantize_qd8(x + r * n_in, n_in, s->q8 + r * n_in, &s->q8_scale[r]);
-
-    es2s_thread_pool *pool = n_rows * n_in * n_out < MIN_PARALLEL_PRODUCTS ? NULL : s->pool;
-    const size_t n_parts = pool ? (size_t)es2s_thread_pool_size(pool) * ITEMS_PER_THREAD : 1;
-    const size_t n_outputs = ((n_out - 1) / n_parts / OUTPUTS_MULTIPLE + 1) * OUTPUTS_MULTIPLE;
-    linear_job job = {k, w, x, s->q8, s->q8_scale, n_rows, n_outputs, y};
-    es2s_thread_pool_run(pool, run_linear, &job, (int32_t)((n_out - 1) / n_outputs + 1));
-}
-
 typedef struct attention_job {
     es2s_session *s;
     int32_t layer;
@@ -204,9 +155,9 @@ static void run_attention(void *arg, int32_t item, int32_t thread) {
         const float *v = es2s_kv_cache_self(c, job->layer, ES2S_VALUES, head);
         const size_t n_keys = (size_t)c->lens[row], max_keys = (size_t)c->max_target_len;
         const int32_t *index = es2s_kv_cache_index(c, row);
-        const size_t table = s->model->position_bias_per_layer ? (size_t)job->layer : 0;
+        const size_t table = s->model->features.position_bias_per_layer ? (size_t)job->layer : 0;
         const size_t bias_end = (table * (size_t)c->n_heads + (size_t)head + 1) * max_keys;
-        const float *bias = s->model->position_is_table ? NULL : s->position_bias + bias_end - n_keys;
+        const float *bias = s->model->features.position_is_table ? NULL : s->position_bias + bias_end - n_keys;
         kernels->attention_scores(q, k, index, n_keys, d_head, bias, scores);
         kernels->softmax(scores, n_keys);
         kernels->attention_values(scores, v, index, n_keys, d_head, y);
@@ -222,7 +173,7 @@ static void attend(es2s_session *s, int32_t layer, const int32_t *sources, size_
         n_keys += (size_t)(sources ? c->source_lens[sources[r]] : c->lens[r]);
     const bool is_small = 2 * n_keys * (size_t)c->n_heads * (size_t)c->d_head < MIN_PARALLEL_PRODUCTS;
     attention_job job = {s, layer, sources};
-    es2s_thread_pool_run(is_small ? NULL : s->pool, run_attention, &job, (int32_t)n_rows * c->n_heads);
+    es2s_thread_pool_run(is_small ? NULL : s->worker.pool, run_attention, &job, (int32_t)n_rows * c->n_heads);
 }
 
 /* Writes k and v of the new position, s->qkv: float[n_rows, 3 * inner], into the cache. */
@@ -238,22 +189,6 @@ static void store_keys_and_values(es2s_session *s, int32_t layer, size_t n_rows)
             memcpy(es2s_kv_cache_self(&s->cache, layer, ES2S_VALUES, (int32_t)head) + place * d_head, v,
                    d_head * sizeof *v);
         }
-    }
-}
-
-/* In place on s->ffn: act(up), or act(gate) * up and then the rows moved together: float[n_rows, d_ff]. */
-static void activate(es2s_session *s, size_t n_rows) {
-    const es2s_model *m = s->model;
-    const size_t d_ff = (size_t)m->dims.d_ff;
-    if (!m->ffn_gated) {
-        m->ffn_activation(s->ffn, n_rows * d_ff);
-        return;
-    }
-    for (size_t r = 0; r < n_rows; r++) {
-        float *gate = s->ffn + r * 2 * d_ff;
-        m->ffn_activation(gate, d_ff);
-        m->kernels.multiply(gate, gate + d_ff, d_ff);
-        if (r > 0) memcpy(s->ffn + r * d_ff, gate, d_ff * sizeof *gate);
     }
 }
 
@@ -295,69 +230,26 @@ static void rescore_head(const es2s_model *m, const float *h, float *logits) {
     }
 }
 
-/* y = norm(x); x, y: float[n_rows, d_model], y may be x. */
-static void normalize(const es2s_model *m, const es2s_norm *norm, const float *x, size_t n_rows, float *y) {
-    const size_t d_model = (size_t)m->dims.d_model;
-    for (size_t r = 0; r < n_rows; r++, x += d_model, y += d_model)
-        if (m->norm_is_layer)
-            m->kernels.layer_norm(x, norm->weight, norm->bias, m->norm_eps, d_model, y);
-        else
-            m->kernels.rms_norm(x, norm->weight, m->norm_eps, d_model, y);
-}
-
-/* What a block reads: with pre-norm norm(x), in s->h, with post-norm x itself. */
-static const float *block_input(es2s_session *s, const es2s_norm *norm, size_t n_rows) {
-    if (s->model->norm_is_post) return s->x;
-    normalize(s->model, norm, s->x, n_rows, s->h);
-    return s->h;
-}
-
-/* Adds what a block has computed, s->h, to the residual stream; with post-norm x = norm(x + h). */
-static void add_residual(es2s_session *s, const es2s_norm *norm, size_t n_rows) {
-    const es2s_model *m = s->model;
-    m->kernels.add(s->x, s->h, n_rows * (size_t)m->dims.d_model);
-    if (m->norm_is_post) normalize(m, norm, s->x, n_rows, s->x);
-}
-
 /* ============================================== Step ============================================= */
-
-/* embeds: float[n, d_model] = table[token_ids] * scale */
-static void look_up(const es2s_model *m, const es2s_matrix *table, float scale, const int32_t *token_ids,
-                    size_t n, float *embeds) {
-    const size_t d_model = (size_t)m->dims.d_model;
-    for (size_t i = 0; i < n; i++) {
-        assert(token_ids[i] >= 0 && token_ids[i] < table->n_out);
-        const size_t id = (size_t)token_ids[i];
-        float *embed = embeds + i * d_model;
-        if (table->f32)
-            for (size_t j = 0; j < d_model; j++)
-                embed[j] = table->f32[id * d_model + j] * scale;
-        else
-            m->kernels.dequantize_q8(table->q + id * d_model, table->scale[id] * scale, d_model, embed);
-    }
-}
-
-void es2s_decoder_embed_source(const es2s_model *m, const int32_t *token_ids, size_t n, float *embeds) {
-    look_up(m, &m->encoder_embedding, 1, token_ids, n, embeds);
-}
 
 /* s->x of each row's new position. */
 static void embed(es2s_session *s, const int32_t *tokens, size_t n_rows) {
     const es2s_model *m = s->model;
     const size_t d_model = (size_t)m->dims.d_model;
-    look_up(m, &m->embedding, m->embedding_scale, tokens, n_rows, s->x);
+    es2s_look_up(&m->kernels, &m->embedding, m->features.embedding_scale, tokens, n_rows, s->x);
     for (size_t r = 0; m->position_embedding && r < n_rows; r++) {
         const size_t position = (size_t)s->cache.lens[r] - 1;
         m->kernels.add(s->x + r * d_model, m->position_embedding + position * d_model, d_model);
     }
-    if (m->embedding_norm.weight) normalize(m, &m->embedding_norm, s->x, n_rows, s->x);
+    if (m->embedding_norm.weight)
+        es2s_normalize(&m->kernels, &m->features, &m->embedding_norm, s->x, n_rows, s->x);
 }
 
 /* logits: float[n_rows, vocab_size] of the next token, from the residual stream. */
 static void predict(es2s_session *s, size_t n_rows, float *logits) {
     const es2s_model *m = s->model;
-    if (m->final_norm.weight) normalize(m, &m->final_norm, s->x, n_rows, s->x);
-    linear(s, &m->lm_head, s->x, n_rows, logits);
+    if (m->final_norm.weight) es2s_normalize(&m->kernels, &m->features, &m->final_norm, s->x, n_rows, s->x);
+    es2s_linear(&s->worker, &m->lm_head, s->x, n_rows, logits);
     for (size_t r = 0; m->head_rescore > 0 && r < n_rows; r++)
         rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
 }
@@ -373,8 +265,10 @@ void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_ro
 void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
                        float *logits) {
     const es2s_model *m = s->model;
+    const es2s_features *f = &m->features;
+    const es2s_worker *worker = &s->worker;
     const size_t n = (size_t)n_rows;
-    s->pool = es2s_thread_pool_try_acquire(m->pool);
+    s->worker.pool = es2s_thread_pool_try_acquire(m->pool);
 
     es2s_kv_cache_grow(&s->cache, sources, n_rows);
     embed(s, tokens, n);
@@ -382,28 +276,24 @@ void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *so
     for (int32_t i = 0; i < m->dims.n_layers; i++) {
         const es2s_layer *layer = &m->layers[i];
 
-        const float *h = block_input(s, &layer->self_attn_norm, n);
-        linear(s, &layer->self_attn_qkv, h, n, s->qkv);
+        const float *h = es2s_block_input(worker, f, &layer->self_attn.norm, s->x, n);
+        es2s_linear(worker, &layer->self_attn.qkv, h, n, s->qkv);
         store_keys_and_values(s, i, n);
         attend(s, i, NULL, n);
-        linear(s, &layer->self_attn_o, s->attention, n, s->h);
-        add_residual(s, &layer->self_attn_norm, n);
+        es2s_linear(worker, &layer->self_attn.o, s->attention, n, worker->h);
+        es2s_add_residual(worker, f, &layer->self_attn.norm, s->x, n);
 
-        h = block_input(s, &layer->cross_attn_norm, n);
-        linear(s, &layer->cross_attn_q, h, n, s->qkv);
+        h = es2s_block_input(worker, f, &layer->cross_attn_norm, s->x, n);
+        es2s_linear(worker, &layer->cross_attn_q, h, n, s->qkv);
         attend(s, i, sources, n);
-        linear(s, &layer->cross_attn_o, s->attention, n, s->h);
-        add_residual(s, &layer->cross_attn_norm, n);
+        es2s_linear(worker, &layer->cross_attn_o, s->attention, n, worker->h);
+        es2s_add_residual(worker, f, &layer->cross_attn_norm, s->x, n);
 
-        h = block_input(s, &layer->ffn_norm, n);
-        linear(s, &layer->ffn_up, h, n, s->ffn);
-        activate(s, n);
-        linear(s, &layer->ffn_down, s->ffn, n, s->h);
-        add_residual(s, &layer->ffn_norm, n);
+        es2s_feed_forward_rows(worker, f, &layer->ffn, s->x, n);
     }
 
     if (logits) predict(s, n, logits);
 
-    es2s_thread_pool_release(s->pool);
-    s->pool = NULL;
+    es2s_thread_pool_release(s->worker.pool);
+    s->worker.pool = NULL;
 }

@@ -9,6 +9,7 @@
 
 #include "arena.h"
 #include "edge_s2s.h"
+#include "encoder.h"
 #include "kv_cache.h"
 #include "model.h"
 
@@ -30,19 +31,17 @@ struct es2s_session {
     float *position_bias;  /* [0, 1 or n_layers, n_heads, max_target_len], the largest distance first */
 
     /* Scratch of a step; inner = n_heads * d_head */
-    es2s_thread_pool *pool; /* while a step has it, else NULL */
-    float *x;               /* [max_rows, d_model] residual stream */
-    float *h;               /* [max_rows, d_model] what a block reads (normed) and then what it adds to x */
-    float *qkv;             /* [max_rows, 3 * inner], or q alone in cross-attention: [max_rows, inner] */
-    float *attention;       /* [max_rows, inner] */
-    float *ffn;             /* [max_rows, d_ff], gated [max_rows, 2 * d_ff] */
-    int8_t *q8;             /* [max_rows, max(d_model, inner, d_ff)] quantized input of a linear layer */
-    float *q8_scale;        /* [max_rows] */
-    float *scores;          /* [n_threads, scores_stride] attention weights of one row and head per thread */
+    es2s_worker worker; /* for max_rows rows; its pool is NULL but while a step has it */
+    float *x;           /* [max_rows, d_model] residual stream */
+    float *qkv;         /* [max_rows, 3 * inner], or q alone in cross-attention: [max_rows, inner] */
+    float *attention;   /* [max_rows, inner] */
+    float *scores;      /* [n_threads, scores_stride] attention weights of one row and head per thread */
     int32_t scores_stride;
     float *
         cross_attention; /* [max_rows, n_layers, n_heads, max_source_len] of the last step; NULL = not kept */
     int32_t *row_sources; /* [max_rows] for the public step */
+
+    es2s_encoder_scratch encoder_scratch; /* of a model with an encoder */
 
     float *logits;        /* [max_rows, vocab_size] for the search */
     void *search_scratch; /* zeroed when the session is created */
@@ -66,8 +65,5 @@ void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_ro
 
 /* Where the last step's attention of a row lies: float[source_len]. */
 float *es2s_decoder_cross_attention(const es2s_session *s, int32_t row, int32_t layer, int32_t head);
-
-/* What the encoder takes, float[n, d_model]: rows of its embedding, which its graph scales itself. */
-void es2s_decoder_embed_source(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds);
 
 #endif

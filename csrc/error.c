@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static _Thread_local char last_error[512];
 
@@ -11,6 +12,12 @@ es2s_status es2s_fail(es2s_status status, const char *format, ...) {
     vsnprintf(last_error, sizeof last_error, format, args);
     va_end(args);
     return status;
+}
+
+es2s_status es2s_fail_within(const char *where, es2s_status status) {
+    char inner[sizeof last_error];
+    memcpy(inner, last_error, sizeof inner);
+    return es2s_fail(status, "%s: %s", where, inner);
 }
 
 const char *es2s_last_error(void) {

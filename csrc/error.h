@@ -14,6 +14,9 @@
  *     if (n < 1) return es2s_fail(ES2S_INVALID_ARGUMENT, "n: expected at least 1, found %d", n); */
 ES2S_PRINTF es2s_status es2s_fail(es2s_status status, const char *format, ...);
 
+/* Puts "where: " before the text of the failure that `status` comes from, and returns it. */
+es2s_status es2s_fail_within(const char *where, es2s_status status);
+
 /* Returns from the calling function with the status of `call`, unless it is ES2S_OK. */
 #define ES2S_TRY(call)                                                                                       \
     do {                                                                                                     \

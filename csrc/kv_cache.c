@@ -33,12 +33,25 @@ static float *source_block(const es2s_kv_cache *c, int32_t source) {
 }
 
 void es2s_kv_cache_set_source(es2s_kv_cache *c, int32_t source, const float *cross_kv, int32_t source_len) {
-    assert(source < c->max_batch && source_len >= 1 && source_len <= c->max_source_len);
+    es2s_kv_cache_open_source(c, source, source_len);
     memcpy(source_block(c, source), cross_kv, (size_t)n_cross_floats(c, source_len) * sizeof *cross_kv);
+}
+
+void es2s_kv_cache_open_source(es2s_kv_cache *c, int32_t source, int32_t source_len) {
+    assert(source < c->max_batch && source_len >= 1 && source_len <= c->max_source_len);
     c->source_lens[source] = source_len;
 }
 
-const float *es2s_kv_cache_cross(const es2s_kv_cache *c, int32_t source, int32_t layer, int which,
+void es2s_kv_cache_forget_source(es2s_kv_cache *c, int32_t source) {
+    c->source_lens[source] = 0;
+}
+
+void es2s_kv_cache_get_source(const es2s_kv_cache *c, int32_t source, float *cross_kv) {
+    const size_t n = (size_t)n_cross_floats(c, c->source_lens[source]);
+    memcpy(cross_kv, source_block(c, source), n * sizeof *cross_kv);
+}
+
+float *es2s_kv_cache_cross(const es2s_kv_cache *c, int32_t source, int32_t layer, int which,
                                  int32_t head) {
     const size_t i = ((size_t)layer * 2 + (size_t)which) * (size_t)c->n_heads + (size_t)head;
     return source_block(c, source) + i * (size_t)c->source_lens[source] * (size_t)c->d_head;

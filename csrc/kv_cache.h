@@ -39,8 +39,17 @@ void es2s_kv_cache_clear(es2s_kv_cache *cache);
 void es2s_kv_cache_set_source(es2s_kv_cache *cache, int32_t source, const float *cross_kv,
                               int32_t source_len);
 
+/* Opens room for a source of this length, to be written where es2s_kv_cache_cross says. */
+void es2s_kv_cache_open_source(es2s_kv_cache *cache, int32_t source, int32_t source_len);
+
+/* The row has no source any more. */
+void es2s_kv_cache_forget_source(es2s_kv_cache *cache, int32_t source);
+
+/* cross_kv: as above, a copy of the source. */
+void es2s_kv_cache_get_source(const es2s_kv_cache *cache, int32_t source, float *cross_kv);
+
 /* float[source_len, d_head]: keys or values of a source. */
-const float *es2s_kv_cache_cross(const es2s_kv_cache *cache, int32_t source, int32_t layer, int which,
+float *es2s_kv_cache_cross(const es2s_kv_cache *cache, int32_t source, int32_t layer, int which,
                                  int32_t head);
 
 /* float[max_target_len * max_rows, d_head]: keys or values of all rows, addressed through

@@ -1,5 +1,5 @@
 /*
- * edge_s2s: the decoder of an encoder-decoder Transformer, on the device.
+ * edge_s2s: an encoder-decoder Transformer, on the device.
  *
  *     es2s_model *model = NULL;
  *     es2s_session *session = NULL;
@@ -96,7 +96,9 @@ typedef struct es2s_model_params {
     uint32_t struct_size;
     int32_t n_threads;   /* threads that may work on one call, the caller's included; 1..64, default 1 */
     const char *isa;     /* kernel set to use; NULL (default) = the widest this CPU supports */
-    int32_t verify_data; /* non-zero (default): compare the tensors with the file's SHA-256 */
+    int32_t verify_data; /* non-zero (default): compare the tensors with the files' SHA-256 */
+    const void *encoder; /* encoder.weights, to live until es2s_model_free; NULL (default): encoded elsewhere */
+    size_t encoder_size; /* bytes */
 } es2s_model_params;
 
 typedef struct es2s_model_dims {
@@ -164,8 +166,18 @@ size_t es2s_session_memory(const es2s_session *session);
  * once per source, whatever the number of beams. */
 es2s_status es2s_session_set_source(es2s_session *session, int32_t row, const float *cross_kv, int32_t source_len);
 
+/* The same by the model's own encoder, which its params have to name. token_ids: int32[n], those of
+ * es2s_model_embed. deadline_ms: time for this call, < 0 = none. cancel: polled in each layer, set by any
+ * thread; may be NULL. mean_hidden_out: float[d_model], mean of the last hidden states; may be NULL. Fails with
+ * CANCELLED after the deadline, too; the row then has no source. */
+es2s_status es2s_session_encode(es2s_session *session, int32_t row, const int32_t *token_ids, int32_t n,
+                                int64_t deadline_ms, const volatile int32_t *cancel, float *mean_hidden_out);
+
+/* Copies the source of a row, float[n_layers, 2, n_heads, source_len, d_head], as es2s_session_set_source takes it. */
+es2s_status es2s_session_get_source(const es2s_session *session, int32_t row, float *cross_kv_out);
+
 /* Tells the tokens of the source in `row`, which the rules encoder_* of es2s_generate_params read. Call it after
- * es2s_session_set_source, which forgets them. source_ids: int32[source_len], ids of the decoder's vocabulary. */
+ * es2s_session_set_source or _encode, which forget them. source_ids: int32[source_len], ids of the decoder's vocabulary. */
 es2s_status es2s_session_set_source_ids(es2s_session *session, int32_t row, const int32_t *source_ids,
                                         int32_t source_len);
 

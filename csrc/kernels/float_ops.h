@@ -62,7 +62,13 @@ enum {
 #else
     VEC = 4, /* SSE2, NEON */
 #endif
-    N_VECS = LANES / VEC
+    N_VECS = LANES / VEC,
+    MATMUL_ROWS = 4, /* of a tile whose sums, with a row of b, fill the registers: 32 of them, or 16 */
+#if defined(__AVX512F__) || defined(__aarch64__)
+    MATMUL_VECS = 4
+#else
+    MATMUL_VECS = 2
+#endif
 };
 
 typedef float vec __attribute__((vector_size(VEC * sizeof(float))));
@@ -379,6 +385,53 @@ static inline void attention_values(const float *p, const float *v, const int32_
     }
 }
 
+/* A tile of n_rows rows and n_vecs * VEC columns of y, both constants, so that the sums stay in registers. */
+static inline __attribute__((always_inline)) void matmul_tile(int n_rows, int n_vecs, const float *a,
+                                                              size_t a_stride, size_t n_in, const float *b,
+                                                              size_t b_stride, float *y, size_t y_stride) {
+    vec s[MATMUL_ROWS][MATMUL_VECS];
+    for (int r = 0; r < n_rows; r++)
+        for (int v = 0; v < n_vecs; v++)
+            s[r][v] = (vec){0};
+    for (size_t i = 0; i < n_in; i++)
+        for (int v = 0; v < n_vecs; v++) {
+            const vec b_v = load(b + i * b_stride + v * VEC);
+            for (int r = 0; r < n_rows; r++)
+                s[r][v] += a[(size_t)r * a_stride + i] * b_v;
+        }
+    for (int r = 0; r < n_rows; r++)
+        for (int v = 0; v < n_vecs; v++)
+            memcpy(y + (size_t)r * y_stride + v * VEC, &s[r][v], sizeof s[r][v]);
+}
+
+/* All rows of n_vecs * VEC columns. */
+static inline __attribute__((always_inline)) void matmul_columns(int n_vecs, const float *a, size_t a_stride,
+                                                                 size_t n_rows, size_t n_in, const float *b,
+                                                                 size_t b_stride, float *y, size_t y_stride) {
+    size_t r = 0;
+    for (; r + MATMUL_ROWS <= n_rows; r += MATMUL_ROWS)
+        matmul_tile(MATMUL_ROWS, n_vecs, a + r * a_stride, a_stride, n_in, b, b_stride, y + r * y_stride,
+                    y_stride);
+    for (; r < n_rows; r++)
+        matmul_tile(1, n_vecs, a + r * a_stride, a_stride, n_in, b, b_stride, y + r * y_stride, y_stride);
+}
+
+static inline void matmul_f32(const float *a, size_t a_stride, size_t n_rows, size_t n_in, const float *b,
+                              size_t b_stride, size_t n_out, float *y, size_t y_stride) {
+    size_t o = 0;
+    for (; o + MATMUL_VECS * VEC <= n_out; o += MATMUL_VECS * VEC)
+        matmul_columns(MATMUL_VECS, a, a_stride, n_rows, n_in, b + o, b_stride, y + o, y_stride);
+    for (; o + VEC <= n_out; o += VEC)
+        matmul_columns(1, a, a_stride, n_rows, n_in, b + o, b_stride, y + o, y_stride);
+    for (; o < n_out; o++)
+        for (size_t r = 0; r < n_rows; r++) {
+            float s = 0.0f;
+            for (size_t i = 0; i < n_in; i++)
+                s += a[r * a_stride + i] * b[i * b_stride + o];
+            y[r * y_stride + o] = s;
+        }
+}
+
 /* ---------------------------------------------- GEMM ---------------------------------------------- */
 
 /* One weight row at a time for all rows of a: the weights come from memory once. */
@@ -400,6 +453,7 @@ static inline void use_float_ops(es2s_kernels *k) {
     k->attention_scores = attention_scores;
     k->softmax = softmax;
     k->attention_values = attention_values;
+    k->matmul_f32 = matmul_f32;
     k->relu = relu;
     k->gelu_tanh = gelu_tanh;
     k->gelu_erf = gelu_erf;

@@ -71,6 +71,11 @@ typedef struct es2s_kernels {
     void (*attention_values)(const float *p /* [n_keys] */, const float *v, const int32_t *index,
                              size_t n_keys, size_t d_head, float *y /* [d_head] */);
 
+    /* y[r, o] = sum_i a[r, i] * b[i, o], i in order from +0: attention of many queries, in which each element
+     * is a sum of its own as in attention_values. Strides count floats. */
+    void (*matmul_f32)(const float *a, size_t a_stride, size_t n_rows, size_t n_in, const float *b,
+                       size_t b_stride, size_t n_out, float *y, size_t y_stride);
+
     /* Activations, in place.
      * gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); silu(x) = x / (1 + exp(-x));
      * gelu_erf(x) = x (1 + erf(x / sqrt(2))) / 2, 0 at -infinity. */
