@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from edge_s2s.encoder_weights import read_encoder_weights
 from edge_s2s.errors import BundleError
 from edge_s2s.manifest import (
     GOLDEN,
@@ -150,7 +151,20 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             )
     weights = read_weights(files[WEIGHTS])
     check_against_weights(manifest, weights.keys)
+    for encoder in manifest.encoders:
+        if encoder.kind == "native":
+            _check_native_encoder(files[encoder.file], weights, manifest, encoder.file)
     return Bundle(path, "directory" if is_directory else "es2s", manifest, weights, files)
+
+
+def _check_native_encoder(data: memoryview, decoder: Weights, manifest: Manifest, file: str) -> None:
+    keys = read_encoder_weights(data, decoder.keys, file=file).keys
+    for name, expected, found in (
+        ("dimensions.n_encoder_layers", keys["n_layers"], manifest.dimensions.n_encoder_layers),
+        ("quantization.encoder_weights", keys["weights_dtype"], manifest.quantization.encoder_weights),
+    ):
+        if expected != found:
+            raise BundleError(MANIFEST, f"{name}: {show(expected)} as in {file}", show(found))
 
 
 def _open(path: str | Path, file: str, *, flags: int = 0, dir_fd: int | None = None) -> int:

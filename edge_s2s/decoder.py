@@ -96,23 +96,33 @@ def supported_isas() -> list[str]:
 class DecoderModel:
     """The immutable weights of a decoder; any number of threads may share it.
 
-    `weights` are the bytes of decoder.weights; used in place and kept alive as long as the model or a
-    session of it lives. `num_threads` may work on one call, the caller's included. `isa` forces a kernel set,
-    None takes the widest that the CPU has. `verify=False` skips the SHA-256, for bytes already verified.
+    `weights` are the bytes of decoder.weights, `encoder` those of encoder.weights if sessions are to encode;
+    used in place and kept alive as long as the model or a session of it lives. `num_threads` may work on one
+    call, the caller's included. `isa` forces a kernel set, None takes the widest that the CPU has.
+    `verify=False` skips the SHA-256, for bytes already verified.
     """
 
     def __init__(
-        self, weights: Buffer, *, num_threads: int = 1, isa: str | None = None, verify: bool = True
+        self,
+        weights: Buffer,
+        *,
+        encoder: Buffer | None = None,
+        num_threads: int = 1,
+        isa: str | None = None,
+        verify: bool = True,
     ) -> None:
         data = ffi.from_buffer(weights)
+        encoder_data = None if encoder is None else ffi.from_buffer(encoder)
         isa_name = ffi.NULL if isa is None else ffi.new("char[]", isa.encode())
         params = ffi.new("es2s_model_params *")
         lib.es2s_model_params_init(params)
         params.n_threads, params.isa, params.verify_data = num_threads, isa_name, verify
+        if encoder_data is not None:
+            params.encoder, params.encoder_size = encoder_data, len(encoder_data)
         out = ffi.new("es2s_model **")
         _check(lib.es2s_model_load_memory(data, len(data), params, out))
         self._pid = os.getpid()
-        self._model = _owned(out[0], lib.es2s_model_free, self._pid, data)
+        self._model = _owned(out[0], lib.es2s_model_free, self._pid, (data, encoder_data))
         dims = ffi.new("es2s_model_dims *", {"struct_size": ffi.sizeof("es2s_model_dims")})
         _check(lib.es2s_model_get_dims(self._model, dims))
         self.dims = Dims(**{name: getattr(dims, name) for name in Dims.__dataclass_fields__})
@@ -186,6 +196,41 @@ class DecoderSession:
         if source_ids is not None:
             ids = np.ascontiguousarray(source_ids, np.int32)
             _check(lib.es2s_session_set_source_ids(self._session, row, _ints(ids), len(ids)))
+
+    def encode(
+        self,
+        row: int,
+        token_ids: npt.ArrayLike,
+        *,
+        keep_ids: bool = False,
+        deadline_ms: int | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> bool:
+        """Reads a source, int token_ids [n], into a row by the model's own encoder.
+
+        `keep_ids` if rules `encoder_*` are to see them. False, and no source, if it was cancelled or late.
+        """
+        _check_process(self._pid)
+        ids = np.ascontiguousarray(token_ids, np.int32)
+        flag = ffi.NULL if cancellation is None else cancellation.flag
+        ms = -1 if deadline_ms is None else max(deadline_ms, 0)
+        status = lib.es2s_session_encode(self._session, row, _ints(ids), len(ids), ms, flag, ffi.NULL)
+        if status == lib.ES2S_CANCELLED:
+            return False
+        _check(status)
+        self._n_sources = max(self._n_sources, row + 1)
+        self._source_lens[row] = len(ids)
+        if keep_ids:
+            _check(lib.es2s_session_set_source_ids(self._session, row, _ints(ids), len(ids)))
+        return True
+
+    def source(self, row: int) -> Floats:
+        """The source of a row, as `set_source` takes it."""
+        dims = self._dims
+        shape = (dims.n_layers, 2, dims.n_heads, self._source_lens.get(row, 0), dims.d_head)
+        cross_kv = np.empty(shape, np.float32)
+        _check(lib.es2s_session_get_source(self._session, row, _floats(cross_kv)))
+        return cross_kv
 
     def clear(self) -> None:
         """Forgets all sources."""

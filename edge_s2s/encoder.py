@@ -57,7 +57,7 @@ class Encoder:
     def __init__(
         self, bundle: Bundle, *, num_threads: int = 1, providers: Sequence[str] | None = None
     ) -> None:
-        file = next(encoder.file for encoder in bundle.manifest.encoders if encoder.kind == "onnx")
+        file = bundle.manifest.encoder("onnx").file
         requested = list(providers or [CPU])
         available = ort.get_available_providers()
         if missing := [provider for provider in requested if provider not in available]:

@@ -223,7 +223,7 @@ class GenerationStats:
     """Kernel set of the decoder"""
     num_threads: int
     providers: tuple[str, ...]
-    """ONNX Runtime's execution providers of the encoder"""
+    """ONNX Runtime's execution providers of the encoder, or "native": the C core"""
     n_chunks: int = 1
     """Pieces that a long document was cut into"""
     n_levels: int = 0

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from edge_s2s.confidence import Calibration
 from edge_s2s.constrained import Constraint, ConstraintProcessor, results_of
-from edge_s2s.decoder import Cancellation, DecoderModel, FinishReason, Hypothesis, LogitsProcessor
+from edge_s2s.decoder import (
+    Cancellation,
+    DecoderModel,
+    DecoderSession,
+    FinishReason,
+    Hypothesis,
+    LogitsProcessor,
+)
 from edge_s2s.encoder import Encoder
 from edge_s2s.generation import Generation, GenerationStats
 from edge_s2s.manifest import GenerationDefaults
@@ -27,8 +34,36 @@ class Parts:
 
     tokenizer: Tokenizer
     target_tokenizer: Tokenizer
-    encoder: Encoder
+    encoder: Encoder | None
+    """None: the decoder's model has one of its own"""
     decoder: DecoderModel
+
+    def encode(
+        self,
+        session: DecoderSession,
+        row: int,
+        input_ids: Sequence[int],
+        *,
+        keep_ids: bool = False,
+        deadline_ms: int | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> bool:
+        """Reads a source into a row of a session; False if it was cancelled or late, which ONNX never is.
+
+        `keep_ids` if rules `encoder_*` are to see its tokens.
+        """
+        if self.encoder is None:
+            return session.encode(
+                row, input_ids, keep_ids=keep_ids, deadline_ms=deadline_ms, cancellation=cancellation
+            )
+        cross_kv = self.encoder.run(self.decoder.embed(input_ids)).cross_kv
+        session.set_source(row, cross_kv, input_ids if keep_ids else None)
+        return True
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What runs the encoder: ONNX Runtime's execution providers, or "native"."""
+        return ("native",) if self.encoder is None else self.encoder.providers
 
 
 @dataclass(frozen=True)
@@ -81,7 +116,7 @@ class Job:
         cancellation: Cancellation,
         on_tokens: Callable[[list[int]], None] | None,
     ) -> list[list[Generation]]:
-        encoder, decoder, params = self.parts.encoder, self.parts.decoder, self.params
+        decoder, params = self.parts.decoder, self.params
         encoder_ms: list[float] = []
         hypotheses: list[list[Hypothesis]] = []
         decoder_ms = 0.0
@@ -92,8 +127,15 @@ class Job:
                 if self.ended(cancellation):
                     break
                 start = time.perf_counter()
-                cross_kv = encoder.run(decoder.embed(source.input_ids)).cross_kv
-                session.set_source(row, cross_kv, source.input_ids if params.reads_source_ids else None)
+                if not self.parts.encode(
+                    session,
+                    row,
+                    source.input_ids,
+                    keep_ids=params.reads_source_ids,
+                    deadline_ms=self._remaining_ms(),
+                    cancellation=cancellation,
+                ):
+                    break
                 encoder_ms.append(1000 * (time.perf_counter() - start))
             start = time.perf_counter()
             seeds = [secrets.randbits(_SEED_BITS) if self.seed is None else self.seed for _ in sources]
@@ -176,7 +218,7 @@ class Job:
                 decoder_ms=decoder_ms,
                 isa=self.parts.decoder.isa,
                 num_threads=self.parts.decoder.num_threads,
-                providers=self.parts.encoder.providers,
+                providers=self.parts.providers,
             ),
         )
 

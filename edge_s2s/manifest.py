@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 from edge_s2s.errors import BundleError
 from edge_s2s.stored_zip import NAME
@@ -26,6 +26,9 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 TOKENIZER = "tokenizer.json"
 TARGET_TOKENIZER = "target_tokenizer.json"  # for results, where they have a vocabulary or pieces of their own
+EncoderKind: TypeAlias = Literal["onnx", "native"]
+ENCODER_KINDS: tuple[EncoderKind, ...] = ("onnx", "native")
+"""Encoders that this version runs: an ONNX graph, and the C core with encoder.weights."""
 KNOWN_EXTENSIONS = frozenset(("calibration", "checks"))
 MAX_FILES = 64
 MAX_FILE_SIZE = 1 << 40
@@ -241,7 +244,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A form of the encoder and the file that holds it; this version runs the kind "onnx"."""
+    """A form of the encoder and the file that holds it; this version runs the kinds of `ENCODER_KINDS`."""
 
     kind: str
     file: str
@@ -286,6 +289,16 @@ class Manifest:
     files: Mapping[str, FileEntry] = dataclasses.field(default_factory=dict)
     extensions: Mapping[str, object] = dataclasses.field(default_factory=dict)
     extensions_required: tuple[str, ...] = ()
+
+    def encoder(self, kind: EncoderKind | None = None) -> Encoder:
+        """The encoder of this kind, or the first that this version runs; BundleError if there is none."""
+        for encoder in self.encoders:
+            if encoder.kind in ENCODER_KINDS and kind in (None, encoder.kind):
+                return encoder
+        kinds = ", ".join(show(encoder.kind) for encoder in self.encoders) or "none"
+        expected = " or ".join(f'"{known}"' for known in ENCODER_KINDS) if kind is None else f'"{kind}"'
+        hint = "a later edge_s2s reads it" if kind is None else "edge-s2s-export convert --encoder writes it"
+        raise BundleError(MANIFEST, f"an encoder of kind {expected}", kinds, hint=hint)
 
     def to_bytes(self) -> bytes:
         """The file: JSON with sorted keys, in UTF-8."""
@@ -447,11 +460,7 @@ def _check_files(manifest: Manifest) -> None:
             raise refuse(MANIFEST, f"files[{show(name)}].sha256", "64 hexadecimal digits", entry.sha256)
     if len({name.casefold() for name in files}) != len(files):
         raise BundleError(MANIFEST, "names that differ in more than case", ", ".join(sorted(files)))
-    if not any(encoder.kind == "onnx" for encoder in manifest.encoders):
-        kinds = ", ".join(show(encoder.kind) for encoder in manifest.encoders)
-        raise BundleError(
-            MANIFEST, 'an encoder of kind "onnx"', kinds or "none", hint="a later edge_s2s reads it"
-        )
+    manifest.encoder()
     for name in (WEIGHTS, TOKENIZER, GOLDEN, *(encoder.file for encoder in manifest.encoders)):
         if name not in files:
             raise refuse(MANIFEST, "files", f"an entry for {show(name)}", sorted(files))

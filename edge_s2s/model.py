@@ -29,7 +29,7 @@ from edge_s2s.faithfulness import Evidence, find_loop
 from edge_s2s.generation import Check, FinishReason, Generation, GenerationOptions, Replacement
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
-from edge_s2s.manifest import GenerationDefaults, Manifest
+from edge_s2s.manifest import EncoderKind, GenerationDefaults, Manifest
 from edge_s2s.repair import run_checked, summary_checks
 from edge_s2s.scoring import Score, score_targets
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
@@ -61,16 +61,18 @@ def load(
     num_threads: int | None = None,
     providers: Sequence[str] | None = None,
     isa: str | None = None,
+    encoder: EncoderKind | None = None,
 ) -> "Seq2SeqModel":
     """Opens a bundle, a directory or an .es2s; without `path`, the one that ships with the package.
 
     `num_threads` work on one call; None is `EDGE_S2S_NUM_THREADS`, or else the performance cores, 4 at most.
     `providers` are ONNX Runtime's execution providers for the encoder, by default the CPU's; if one of them
-    does not run, ProviderError. `isa` forces the decoder's kernel set. Whatever is wrong with the bundle is a
-    BundleError; its files must not change while the model is open.
+    does not run, ProviderError. `isa` forces the C core's kernel set. `encoder` chooses between "onnx" and
+    "native", the C core, where a bundle has both. Whatever is wrong with the bundle is a BundleError; its
+    files must not change while the model is open.
     """
     path = default_bundle_path(must_exist=True) if path is None else path
-    return Seq2SeqModel(path, num_threads=num_threads, providers=providers, isa=isa)
+    return Seq2SeqModel(path, num_threads=num_threads, providers=providers, isa=isa, encoder=encoder)
 
 
 class Seq2SeqModel:
@@ -86,6 +88,7 @@ class Seq2SeqModel:
         num_threads: int | None = None,
         providers: Sequence[str] | None = None,
         isa: str | None = None,
+        encoder: EncoderKind | None = None,
     ) -> None:
         n_threads = default_num_threads() if num_threads is None else operator.index(num_threads)
         if not 1 <= n_threads <= MAX_THREADS:
@@ -95,10 +98,16 @@ class Seq2SeqModel:
             self._summary_checks = summary_checks(self.manifest)
             self._calibration = Calibration.of(self.manifest)
             tokenizer, target_tokenizer = open_tokenizers(self.manifest, bundle.read)
-            weights = bundle.read(WEIGHTS)
-            decoder = DecoderModel(weights, num_threads=n_threads, isa=isa, verify=False)  # the bundle did
-            encoder = Encoder(bundle, num_threads=n_threads, providers=providers)
-        self._open_parts: Parts | None = Parts(tokenizer, target_tokenizer, encoder, decoder)
+            chosen = self.manifest.encoder(encoder or ("onnx" if providers else None))
+            native = bundle.read(chosen.file) if chosen.kind == "native" else None
+            if native is not None and providers:
+                raise ValueError(
+                    "providers: expected none with the native encoder, which is not ONNX Runtime's"
+                )
+            weights = bundle.read(WEIGHTS)  # verified, as all that a bundle hands out
+            decoder = DecoderModel(weights, encoder=native, num_threads=n_threads, isa=isa, verify=False)
+            onnx = None if native else Encoder(bundle, num_threads=n_threads, providers=providers)
+        self._open_parts: Parts | None = Parts(tokenizer, target_tokenizer, onnx, decoder)
 
     def encode(self, text: str) -> list[int]:
         """The input ids of a text, task prefix and control tokens included."""

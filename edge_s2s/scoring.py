@@ -139,10 +139,9 @@ def _score(logprobs: tuple[float, ...], params: GenerationDefaults) -> float:
 def _attend(parts: Parts, source: Source, target: tuple[int, ...]) -> Floats:
     """The weights of cross-attention of the steps that gave a target's tokens."""
     decoder = parts.decoder
-    cross_kv = parts.encoder.run(decoder.embed(source.input_ids)).cross_kv
     inputs = (decoder.dims.decoder_start_token_id, *target[:-1])
     with decoder.session(1, 1, len(source.input_ids), len(inputs), keep_cross_attention=True) as session:
-        session.set_source(0, cross_kv)
+        parts.encode(session, 0, source.input_ids)
         steps = []
         for token in inputs:
             session.step([token])

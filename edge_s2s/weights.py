@@ -42,7 +42,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -160,63 +160,93 @@ def expected_tensors(keys: Mapping[str, Key]) -> dict[str, TensorSpec]:
     An int8 matrix has one float32 scale per output row beside it, in `<name>_scale`.
     """
     keys = complete_keys(keys)
-    vocab_size, d_model, d_ff, n_layers, n_heads, d_head = (
-        int(keys[name]) for name in ("vocab_size", "d_model", "d_ff", "n_layers", "n_heads", "d_head")
-    )
-    inner = n_heads * d_head
-    tensors: dict[str, TensorSpec] = {}
-
-    def floats(name: str, *shape: int | None) -> None:
-        tensors[name] = TensorSpec("float32", shape)
-
-    def matrix(name: str, n_out: int, n_in: int) -> None:
-        if keys["weights_dtype"] == "int8":
-            tensors[name] = TensorSpec("int8", (n_out, n_in))
-            floats(f"{name}_scale", n_out)
-        else:
-            floats(name, n_out, n_in)
-
-    def linear(name: str, n_out: int, n_in: int) -> None:
-        matrix(f"{name}.weight", n_out, n_in)
-        if keys["linear_bias"]:
-            floats(f"{name}.bias", n_out)
-
-    def norm(name: str) -> None:
-        floats(f"{name}.weight", d_model)
-        if keys["norm"] == "layer":
-            floats(f"{name}.bias", d_model)
-
-    matrix("embedding.weight", vocab_size, d_model)
+    vocab_size, d_model, n_heads = (int(keys[name]) for name in ("vocab_size", "d_model", "n_heads"))
+    inner = n_heads * int(keys["d_head"])
+    specs = StackSpecs(keys)
+    specs.matrix("embedding.weight", vocab_size, d_model)
     if source_vocab_size := int(keys["source_vocab_size"]):
-        matrix("encoder_embedding.weight", source_vocab_size, d_model)
-    if keys["embedding_norm"]:
-        norm("embedding_norm")
-    for i in range(n_layers):
+        specs.matrix("encoder_embedding.weight", source_vocab_size, d_model)
+    specs.optional_norm("embedding_norm")
+    for i in range(int(keys["n_layers"])):
         layer = f"layers.{i}"
-        norm(f"{layer}.self_attn_norm")
-        linear(f"{layer}.self_attn.qkv", 3 * inner, d_model)  # q rows, then k, then v
-        linear(f"{layer}.self_attn.o", d_model, inner)
-        norm(f"{layer}.cross_attn_norm")
-        linear(f"{layer}.cross_attn.q", inner, d_model)  # the encoder graph holds k and v
-        linear(f"{layer}.cross_attn.o", d_model, inner)
-        norm(f"{layer}.ffn_norm")
-        n_up = 2 * d_ff if str(keys["ffn"]).startswith("gated_") else d_ff  # gate rows first
-        linear(f"{layer}.ffn.up", n_up, d_model)
-        linear(f"{layer}.ffn.down", d_model, d_ff)
-        if keys["position_bias_per_layer"]:
-            floats(f"{layer}.position_bias", n_heads, None)
-    if keys["position"] == "table":  # row p is added to the embedding at position p
-        floats("position_embedding.weight", None, d_model)
-    elif not keys["position_bias_per_layer"]:
-        # added to the score of the key `distance` before the query; the last column holds for all beyond
-        floats("position_bias", n_heads, None)
-    if keys["final_norm"]:
-        norm("final_norm")
+        specs.self_attention(layer)
+        specs.norm(f"{layer}.cross_attn_norm")
+        specs.linear(f"{layer}.cross_attn.q", inner, d_model)  # the encoder holds k and v
+        specs.linear(f"{layer}.cross_attn.o", d_model, inner)
+        specs.feed_forward(layer)
+    specs.positions()
+    specs.optional_norm("final_norm")
     if not keys["tied_lm_head"]:
-        matrix("lm_head.weight", vocab_size, d_model)
+        specs.matrix("lm_head.weight", vocab_size, d_model)
     if keys["final_logits_bias"]:
-        floats("final_logits_bias", vocab_size)
-    return tensors
+        specs.floats("final_logits_bias", vocab_size)
+    return specs.tensors
+
+
+class StackSpecs:
+    """The tensors that a stack of layers with these keys has, collected by name in `tensors`."""
+
+    def __init__(self, keys: Mapping[str, Key]) -> None:
+        self.tensors: dict[str, TensorSpec] = {}
+        self._keys = keys
+
+    def _int(self, name: str) -> int:
+        return int(self._keys[name])
+
+    def floats(self, name: str, *shape: int | None) -> None:
+        """A float32 tensor."""
+        self.tensors[name] = TensorSpec("float32", shape)
+
+    def matrix(self, name: str, n_out: int, n_in: int) -> None:
+        """A matrix in the stack's dtype; int8 comes with scales."""
+        if self._keys["weights_dtype"] == "int8":
+            self.tensors[name] = TensorSpec("int8", (n_out, n_in))
+            self.floats(f"{name}_scale", n_out)
+        else:
+            self.floats(name, n_out, n_in)
+
+    def linear(self, name: str, n_out: int, n_in: int) -> None:
+        """A matrix and, if the stack has biases, one for each of its rows."""
+        self.matrix(f"{name}.weight", n_out, n_in)
+        if self._keys["linear_bias"]:
+            self.floats(f"{name}.bias", n_out)
+
+    def norm(self, name: str) -> None:
+        """Weight and, of a layer norm, bias."""
+        self.floats(f"{name}.weight", self._int("d_model"))
+        if self._keys["norm"] == "layer":
+            self.floats(f"{name}.bias", self._int("d_model"))
+
+    def optional_norm(self, name: str) -> None:
+        """A norm that the stack has if the key of its name says so."""
+        if self._keys[name]:
+            self.norm(name)
+
+    def self_attention(self, layer: str) -> None:
+        """Its norm and its matrices."""
+        d_model, inner = self._int("d_model"), self._int("n_heads") * self._int("d_head")
+        self.norm(f"{layer}.self_attn_norm")
+        self.linear(f"{layer}.self_attn.qkv", 3 * inner, d_model)  # q rows, then k, then v
+        self.linear(f"{layer}.self_attn.o", d_model, inner)
+
+    def feed_forward(self, layer: str) -> None:
+        """Its norm and its matrices; and the position bias of the layer, if each has its own."""
+        d_model, d_ff = self._int("d_model"), self._int("d_ff")
+        self.norm(f"{layer}.ffn_norm")
+        n_up = 2 * d_ff if str(self._keys["ffn"]).startswith("gated_") else d_ff  # gate rows first
+        self.linear(f"{layer}.ffn.up", n_up, d_model)
+        self.linear(f"{layer}.ffn.down", d_model, d_ff)
+        if self._keys["position_bias_per_layer"]:
+            self.floats(f"{layer}.position_bias", self._int("n_heads"), None)
+
+    def positions(self) -> None:
+        """The table, or the bias that all layers share."""
+        if self._keys["position"] == "table":  # row p is added to the embedding at position p
+            self.floats("position_embedding.weight", None, self._int("d_model"))
+        elif not self._keys["position_bias_per_layer"]:
+            # in a decoder it is added to the score of the key `distance` before the query; the last column
+            # holds for all beyond
+            self.floats("position_bias", self._int("n_heads"), None)
 
 
 def read_weights(data: Buffer, *, file: str = FILE) -> Weights:
@@ -225,15 +255,23 @@ def read_weights(data: Buffer, *, file: str = FILE) -> Weights:
     Raises BundleError, which names `file`. Nothing is copied, and nothing is allocated for a count
     before the bytes it claims have been seen.
     """
-    view = memoryview(data).cast("B").toreadonly()
-    minor, n_keys, n_tensors = _read_header(view, file)
-    keys = _read_keys(view, n_keys, file)
+    minor, keys, tensors = read_table(data, file)
     _check_optional_keys(keys, minor, file)
     keys = complete_keys(keys)
     _check_keys(keys, file)
-    tensors = _read_tensors(view, _HEADER.size + n_keys * _KEY.size, n_tensors, file)
-    _check_tensors(keys, tensors, file)
+    n_layers = int(keys["n_layers"])
+    if len(tensors) < _MIN_TENSORS_PER_LAYER * n_layers:  # before the list of all expected names is built
+        raise BundleError(file, f"tensors of {n_layers} layers", f"{len(tensors)} tensors")
+    check_tensors(expected_tensors(keys), tensors, file, positions=("max_target_len", keys))
     return Weights(keys, tensors)
+
+
+def read_table(data: Buffer, file: str) -> tuple[int, dict[str, Key], dict[str, Tensor]]:
+    """Minor version, keys and tensors of a file of this format, whatever they mean; BundleError."""
+    view = memoryview(data).cast("B").toreadonly()
+    minor, n_keys, n_tensors = _read_header(view, file)
+    keys = _read_keys(view, n_keys, file)
+    return minor, keys, _read_tensors(view, _HEADER.size + n_keys * _KEY.size, n_tensors, file)
 
 
 def write_weights(keys: Mapping[str, Key], tensors: Mapping[str, Tensor]) -> bytes:
@@ -246,7 +284,13 @@ def write_weights(keys: Mapping[str, Key], tensors: Mapping[str, Tensor]) -> byt
         for name, value in keys.items()
         if name not in OPTIONAL_KEYS or value != OPTIONAL_KEYS[name]
     }
-    minor = int(not OPTIONAL_KEYS.keys().isdisjoint(keys))
+    written = write_table(keys, tensors, minor=int(not OPTIONAL_KEYS.keys().isdisjoint(keys)))
+    read_weights(written)
+    return written
+
+
+def write_table(keys: Mapping[str, Key], tensors: Mapping[str, Tensor], *, minor: int = 0) -> bytes:
+    """A file of this format; what its keys and tensors mean is not checked."""
     arrays: dict[str, Tensor] = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     key_table = b"".join(_pack_key(name, keys[name]) for name in sorted(keys))
     tensor_table = b""
@@ -264,9 +308,7 @@ def write_weights(keys: Mapping[str, Key], tensors: Mapping[str, Tensor]) -> byt
         out[offset:end] = array.data.cast("B")
     digest = hashlib.sha256(memoryview(out)[_HEADER.size :]).digest()
     _HEADER.pack_into(out, 0, _MAGIC, _VERSION[0], minor, len(keys), len(arrays), len(out), digest)
-    written = bytes(out)
-    read_weights(written)
-    return written
+    return bytes(out)
 
 
 def _read_header(view: memoryview, file: str) -> tuple[int, int, int]:
@@ -347,34 +389,46 @@ def _check_optional_keys(keys: Mapping[str, Key], minor: int, file: str) -> None
         raise BundleError(file, expected, f"{minor}")
 
 
-def _check_keys(keys: Mapping[str, Key], file: str) -> None:
+def check_key_values(keys: Mapping[str, Key], names: Collection[str], file: str) -> None:
+    """Raises BundleError unless `keys` are those of `names`, each of its type and in its range."""
     known = {name for name in keys if not name.startswith("ext.")}
-    if missing := _KEY_KINDS.keys() - known:
+    if missing := set(names) - known:
         raise BundleError(file, f'key "{min(missing)}"', "no such key")
-    if unknown := known - _KEY_KINDS.keys():
+    if unknown := known - set(names):
         raise BundleError(
             file, "the keys of format {}.{}".format(*_VERSION), f'an unknown key "{min(unknown)}"'
         )
+    for name in names:
+        kind = _KEY_KINDS[name]
+        require_key(type(keys[name]) is kind, keys, name, f"of type {kind.__name__}", file)
+        if kind is str:
+            values = STRING_KEYS[name]
+            require_key(values is None or keys[name] in values, keys, name, " or ".join(values or ()), file)
+        else:
+            low, high = {**INT_KEYS, **FLOAT_KEYS}[name]
+            require_key(low <= float(keys[name]) <= high, keys, name, f"{low}..{high}", file)
+    inner = int(keys["n_heads"]) * int(keys["d_head"])
+    expected = f"n_heads * d_head <= 65536 (n_heads is {keys['n_heads']})"
+    require_key(inner <= 65536, keys, "d_head", expected, file)
+    if keys["position"] == "table":
+        name = "position_bias_per_layer"
+        require_key(keys[name] == 0, keys, name, "0 with a position table", file)
 
-    def require(condition: bool, name: str, expected: str, hint: str | None = None) -> None:
-        if not condition:
-            raise BundleError(file, f'key "{name}": {expected}', repr(keys[name]), hint=hint)
 
-    for name, kind in _KEY_KINDS.items():
-        require(type(keys[name]) is kind, name, f"of type {kind.__name__}")
-    for name, (low, high) in {**INT_KEYS, **FLOAT_KEYS}.items():
-        require(low <= float(keys[name]) <= high, name, f"{low}..{high}")
-    for name, values in STRING_KEYS.items():
-        require(values is None or keys[name] in values, name, " or ".join(values or ()))
+def require_key(condition: bool, keys: Mapping[str, Key], name: str, expected: str, file: str) -> None:
+    """Raises BundleError for the key `name` unless the condition holds."""
+    if not condition:
+        raise BundleError(file, f'key "{name}": {expected}', repr(keys[name]))
+
+
+def _check_keys(keys: Mapping[str, Key], file: str) -> None:
+    check_key_values(keys, _KEY_KINDS, file)
     number = {name: int(keys[name]) for name in INT_KEYS}
     vocab_size = number["vocab_size"]
     for name in INT_KEYS:
         if name.endswith("token_id"):
-            require(number[name] < vocab_size, name, f"a token below vocab_size {vocab_size}")
-    inner = number["n_heads"] * number["d_head"]
-    require(inner <= 65536, "d_head", f"n_heads * d_head <= 65536 (n_heads is {number['n_heads']})")
-    if keys["position"] == "table":
-        require(number["position_bias_per_layer"] == 0, "position_bias_per_layer", "0 with a position table")
+            expected = f"a token below vocab_size {vocab_size}"
+            require_key(number[name] < vocab_size, keys, name, expected, file)
     max_rescore = 0 if keys["weights_dtype"] == "float32" else vocab_size
     for name, limit in {
         "head_rescore": max_rescore,
@@ -382,7 +436,8 @@ def _check_keys(keys: Mapping[str, Key], file: str) -> None:
         "generation.min_new_tokens": number["generation.max_new_tokens"],
         "generation.num_return_sequences": number["generation.num_beams"],
     }.items():
-        require(number[name] <= limit, name, f"<= {limit} with the other keys of this file")
+        expected = f"<= {limit} with the other keys of this file"
+        require_key(number[name] <= limit, keys, name, expected, file)
 
 
 def _read_tensors(view: memoryview, start: int, n_tensors: int, file: str) -> dict[str, Tensor]:
@@ -421,11 +476,17 @@ def _view_tensor(view: memoryview, end: int, layout: list[int], name: str, file:
     return np.frombuffer(view, dtype, n_elements, offset).reshape(shape), offset + size
 
 
-def _check_tensors(keys: Mapping[str, Key], tensors: Mapping[str, Tensor], file: str) -> None:
-    n_layers = int(keys["n_layers"])
-    if len(tensors) < _MIN_TENSORS_PER_LAYER * n_layers:  # before the list of all expected names is built
-        raise BundleError(file, f"tensors of {n_layers} layers", f"{len(tensors)} tensors")
-    expected = expected_tensors(keys)
+def check_tensors(
+    expected: Mapping[str, TensorSpec],
+    tensors: Mapping[str, Tensor],
+    file: str,
+    *,
+    positions: tuple[str, Mapping[str, Key]],
+) -> None:
+    """Raises BundleError unless there are exactly the expected tensors, with values that the format allows.
+
+    A position table has as many rows as the key that `positions` names among its keys, or more.
+    """
     if missing := expected.keys() - tensors.keys():
         name = min(missing)
         raise BundleError(file, str(expected[name]), "no such tensor", tensor=name)
@@ -440,8 +501,9 @@ def _check_tensors(keys: Mapping[str, Key], tensors: Mapping[str, Tensor], file:
         )
         if spec.dtype != found.dtype or not sizes_match:
             raise BundleError(file, str(spec), str(found), tensor=name)
-        if name == "position_embedding.weight" and len(array) < (n_min := int(keys["max_target_len"])):
-            raise BundleError(file, f"{n_min} rows or more, max_target_len", f"{len(array)}", tensor=name)
+        length, keys = positions
+        if name == "position_embedding.weight" and len(array) < (n_min := int(keys[length])):
+            raise BundleError(file, f"{n_min} rows or more, {length}", f"{len(array)}", tensor=name)
         low, high = array.min(), array.max()  # NaN and infinities come through
         if spec.dtype == "int8" and low == -128:
             raise BundleError(file, "values in [-127, 127]", "-128", tensor=name)

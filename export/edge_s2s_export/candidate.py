@@ -26,8 +26,12 @@ class Candidate:
         self.manifest = manifest
         self.weights = read_weights(files[WEIGHTS])
         views = {name: memoryview(data) for name, data in files.items()}
-        self._encoder = Encoder(Bundle(Path(manifest.name), "directory", manifest, self.weights, views))
-        self._decoder = DecoderModel(files[WEIGHTS])
+        encoder = manifest.encoder()
+        self._encoder: Encoder | None = None
+        if encoder.kind == "onnx":
+            self._encoder = Encoder(Bundle(Path(manifest.name), "directory", manifest, self.weights, views))
+        native = files[encoder.file] if encoder.kind == "native" else None
+        self._decoder = DecoderModel(files[WEIGHTS], encoder=native)
         listed = dict.fromkeys(files, FileEntry(0, ""))  # the manifest gets its files when it is written
         self.tokenizer, self.target_tokenizer = open_tokenizers(
             dataclasses.replace(manifest, files=listed),
@@ -38,8 +42,12 @@ class Candidate:
         """Cross-attention keys and values of a source, [n_layers, 2, n_heads, source_len, d_head].
 
         Each `rounding` but 0, which changes nothing, stands for another CPU: it moves the embeddings by units
-        in the last place.
+        in the last place. The native encoder has the same bits on all of them, so there is nothing to move.
         """
+        if self._encoder is None:
+            with self._decoder.session(1, 1, len(input_ids), 1) as session:
+                session.encode(0, input_ids)
+                return session.source(0)
         embeds = self._decoder.embed(list(input_ids))
         if rounding:
             moves = np.random.default_rng(rounding).uniform(-_LAST_PLACES, _LAST_PLACES, embeds.shape)

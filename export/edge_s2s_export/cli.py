@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     add("source", metavar="SOURCE", help="a local Hugging Face folder, or a hub id")
     add("--out", required=True, type=Path, metavar="BUNDLE", help="a file NAME.es2s, or a directory")
     add("--dtype", choices=("int8", "float32"), default="int8", help="of the weights (default: %(default)s)")
+    add(
+        "--encoder",
+        choices=("onnx", "native"),
+        default="onnx",
+        help="what runs the encoder: ONNX Runtime or the C core (default: %(default)s)",
+    )
     add("--name", help="of the bundle (default: that of SOURCE)")
     add("--model-version", default="1.0.0", metavar="X.Y.Z", help="of the weights (default: %(default)s)")
     add("--task", default="text2text-generation", help="what it does (default: %(default)s)")
@@ -98,6 +104,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.source,
         options.out,
         dtype=options.dtype,
+        encoder=options.encoder,
         name=options.name,
         model_version=options.model_version,
         task=options.task,

@@ -15,18 +15,20 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from edge_s2s import encoder_weights
 from edge_s2s.bundle import write_bundle
 from edge_s2s.manifest import (
     RUNTIME_VERSION,
     Dimensions,
     Encoder,
+    EncoderKind,
     Features,
     Licence,
     Manifest,
     Quantization,
     SpecialTokens,
 )
-from edge_s2s.weights import Key, expected_tensors, write_weights
+from edge_s2s.weights import TensorSpec, expected_tensors, write_weights
 
 from . import families, gates
 from .candidate import Candidate
@@ -42,7 +44,7 @@ from .tokenizer_json import language_tokens, load_tokenizer, text_rules, tokeniz
 HEAD_RESCORE = 8  # best logits that are recomputed with float activations in an int8 bundle
 N_GATE_TEXTS = 20
 N_GOLDEN_TEXTS = 400  # to choose from
-ONNX_FILE = "encoder.onnx"
+ENCODER_FILES: Mapping[EncoderKind, str] = {"onnx": "encoder.onnx", "native": encoder_weights.FILE}
 
 Dtype = Literal["int8", "float32"]
 
@@ -61,6 +63,7 @@ def convert(
     out: str | Path,
     *,
     dtype: Dtype = "int8",
+    encoder: EncoderKind = "onnx",
     name: str | None = None,
     model_version: str = "1.0.0",
     task: str = "text2text-generation",
@@ -74,7 +77,8 @@ def convert(
 ) -> Report:
     """Converts `source`, a local Hugging Face folder or a hub id, into the bundle `out`.
 
-    `out` is an .es2s file or a directory. `prefix` starts every input. `licence` is the SPDX expression of
+    `out` is an .es2s file or a directory. `encoder` is what the bundle's runs on: ONNX Runtime, or the C core
+    ("native"). `prefix` starts every input. `licence` is the SPDX expression of
     the weights, `data` one line for each data set they were trained on. `texts`, by default English ones
     written for this project, are what gates and golden cases use. `on_step` gets each finished step and its
     seconds.
@@ -102,7 +106,7 @@ def convert(
         special_tokens=SpecialTokens.from_keys(spec.keys, unk=tokenizer.unk_token_id),
         generation=spec.generation,
         quantization=Quantization.from_keys(spec.keys, encoder_weights="float32", activations="float32"),
-        encoders=(Encoder("onnx", ONNX_FILE),),
+        encoders=(Encoder(encoder, ENCODER_FILES[encoder]),),
         min_runtime=RUNTIME_VERSION,
         licence=Licence(licence, tuple(data)),
         created_by=f"edge-s2s-export {RUNTIME_VERSION}",
@@ -112,7 +116,7 @@ def convert(
     manifest.check()  # a wrong name or version, before the minutes that the rest takes
     with step("export the encoder"):
         files = {
-            ONNX_FILE: export_encoder(spec.encoder, dtype="float32"),
+            ENCODER_FILES[encoder]: _encoder_file(spec, encoder, "float32"),
             "decoder.weights": write_weights(spec.keys, spec.tensors),
             **tokenizer_files(tokenizer, spec.source_vocab_size),
         }
@@ -127,8 +131,10 @@ def convert(
     if dtype == "int8":
         with step("quantize"):
             keys = {**spec.keys, "weights_dtype": "int8", "head_rescore": HEAD_RESCORE}
-            files[ONNX_FILE] = export_encoder(spec.encoder, dtype="int8")
-            files["decoder.weights"] = write_weights(keys, _quantized(spec, keys))
+            files[ENCODER_FILES[encoder]] = _encoder_file(spec, encoder, "int8")
+            files["decoder.weights"] = write_weights(
+                keys, quantize_tensors(spec.tensors, _int8_matrices(expected_tensors(keys)))
+            )
             manifest = dataclasses.replace(
                 manifest,
                 features=Features.from_keys(keys),
@@ -188,9 +194,17 @@ def _check_texts(candidate: Candidate, texts: Sequence[str]) -> None:
             raise ExportError(f"texts: expected at most {limit} tokens each, found {n_tokens}: {text[:60]!r}")
 
 
-def _quantized(spec: ModelSpec, keys: Mapping[str, Key]) -> dict[str, Any]:
-    matrices = {name for name, tensor in expected_tensors(keys).items() if tensor.dtype == "int8"}
-    return quantize_tensors(spec.tensors, matrices)
+def _encoder_file(spec: ModelSpec, kind: EncoderKind, dtype: Dtype) -> bytes:
+    if kind == "onnx":
+        return export_encoder(spec.encoder, dtype=dtype)
+    keys = {**spec.encoder_keys, "weights_dtype": dtype}
+    matrices = _int8_matrices(encoder_weights.expected_tensors(keys, spec.keys))
+    tensors = quantize_tensors(spec.encoder_tensors, matrices)
+    return encoder_weights.write_encoder_weights(keys, tensors, spec.keys)
+
+
+def _int8_matrices(expected: Mapping[str, TensorSpec]) -> set[str]:
+    return {name for name, tensor in expected.items() if tensor.dtype == "int8"}
 
 
 def _eval_json(metrics: Mapping[str, float]) -> bytes:

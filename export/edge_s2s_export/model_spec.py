@@ -64,6 +64,10 @@ class ModelSpec:
     """float32, exactly the set that `keys` asks for."""
     encoder: EncoderWithCrossKV
     """Refers to the model's own modules; nothing is copied."""
+    encoder_keys: Mapping[str, int | float | str]
+    """Every key of `encoder.weights` (see `edge_s2s.encoder_weights`): float32."""
+    encoder_tensors: Mapping[str, np.ndarray]
+    """float32, exactly the set that `encoder_keys` asks for."""
     decoder_layers: Sequence[nn.Module]
     """The model's decoder layers; the first output of each is the residual stream."""
     n_encoder_layers: int

@@ -10,13 +10,12 @@ POSITION_OFFSET = 2  # its learned table begins with two rows that no position u
 
 def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
     """The `ModelSpec` of a `BartForConditionalGeneration`."""
-    decoder = model.model.decoder
     return bart_layout.describe(
         model,
         tokenizer,
         norm_position="post",
-        embedding_norm=decoder.layernorm_embedding,
-        final_norm=None,
-        position_table=decoder.embed_positions.weight[POSITION_OFFSET:],
+        ends=lambda stack: bart_layout.StackEnds(
+            stack.layernorm_embedding, None, stack.embed_positions.weight[POSITION_OFFSET:]
+        ),
         final_logits_bias=model.final_logits_bias,
     )

@@ -13,14 +13,9 @@ from . import bart_layout
 
 def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
     """The `ModelSpec` of an `M2M100ForConditionalGeneration`."""
-    decoder = model.model.decoder
-    positions = decoder.embed_positions
-    return bart_layout.describe(
-        model,
-        tokenizer,
-        norm_position="pre",
-        embedding_norm=None,
-        final_norm=decoder.layer_norm,
-        position_table=positions.weights[positions.padding_idx + 1 :],  # positions count on from the pad id
-        final_logits_bias=None,
-    )
+    return bart_layout.describe(model, tokenizer, norm_position="pre", ends=_ends, final_logits_bias=None)
+
+
+def _ends(stack: Any) -> bart_layout.StackEnds:
+    positions = stack.embed_positions  # which count on from the pad id
+    return bart_layout.StackEnds(None, stack.layer_norm, positions.weights[positions.padding_idx + 1 :])

@@ -16,8 +16,6 @@ def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
         model,
         tokenizer,
         norm_position="post",
-        embedding_norm=None,
-        final_norm=None,
-        position_table=model.model.decoder.embed_positions.weight,
+        ends=lambda stack: bart_layout.StackEnds(None, None, stack.embed_positions.weight),
         final_logits_bias=model.final_logits_bias,
     )

@@ -13,13 +13,12 @@ from .bart import POSITION_OFFSET
 
 def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
     """The `ModelSpec` of an `MBartForConditionalGeneration`."""
-    decoder = model.model.decoder
     return bart_layout.describe(
         model,
         tokenizer,
         norm_position="pre",
-        embedding_norm=decoder.layernorm_embedding,
-        final_norm=decoder.layer_norm,
-        position_table=decoder.embed_positions.weight[POSITION_OFFSET:],
+        ends=lambda stack: bart_layout.StackEnds(
+            stack.layernorm_embedding, stack.layer_norm, stack.embed_positions.weight[POSITION_OFFSET:]
+        ),
         final_logits_bias=model.final_logits_bias,
     )

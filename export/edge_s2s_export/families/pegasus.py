@@ -8,13 +8,10 @@ from . import bart_layout
 
 def describe(model: Any, tokenizer: Any = None) -> ModelSpec:
     """The `ModelSpec` of a `PegasusForConditionalGeneration`."""
-    decoder = model.model.decoder
     return bart_layout.describe(
         model,
         tokenizer,
         norm_position="pre",
-        embedding_norm=None,
-        final_norm=decoder.layer_norm,
-        position_table=decoder.embed_positions.weight,
+        ends=lambda stack: bart_layout.StackEnds(None, stack.layer_norm, stack.embed_positions.weight),
         final_logits_bias=model.final_logits_bias,
     )
