@@ -181,8 +181,11 @@ const float *es2s_load_position_embedding(es2s_loader *l, int32_t n_positions, i
     const float *table = get_float_matrix(l, "position_embedding.weight", dims);
     if (l->status != ES2S_OK) return NULL;
     if (dims[0] > MAX_POSITIONS) es2s_refuse_tensor(l, "65536 rows at most", (double)dims[0]);
-    if (dims[0] < (uint64_t)n_positions)
-        es2s_refuse_tensor(l, "a row for each of max_target_len positions", (double)dims[0]);
+    if (dims[0] < (uint64_t)n_positions) {
+        char expected[64];
+        snprintf(expected, sizeof expected, "a row for each of %d positions", n_positions);
+        es2s_refuse_tensor(l, expected, (double)dims[0]);
+    }
     return table;
 }
 

@@ -205,24 +205,26 @@ class DecoderSession:
         keep_ids: bool = False,
         deadline_ms: int | None = None,
         cancellation: Cancellation | None = None,
-    ) -> bool:
+    ) -> Floats | None:
         """Reads a source, int token_ids [n], into a row by the model's own encoder.
 
-        `keep_ids` if rules `encoder_*` are to see them. False, and no source, if it was cancelled or late.
+        `keep_ids` if rules `encoder_*` are to see them. Returns the mean of the last hidden states, float32
+        [d_model]; None, and the row has no source, if it was cancelled or late.
         """
         _check_process(self._pid)
         ids = np.ascontiguousarray(token_ids, np.int32)
         flag = ffi.NULL if cancellation is None else cancellation.flag
         ms = -1 if deadline_ms is None else max(deadline_ms, 0)
-        status = lib.es2s_session_encode(self._session, row, _ints(ids), len(ids), ms, flag, ffi.NULL)
+        mean = np.empty(self._dims.d_model, np.float32)
+        status = lib.es2s_session_encode(self._session, row, _ints(ids), len(ids), ms, flag, _floats(mean))
         if status == lib.ES2S_CANCELLED:
-            return False
+            return None
         _check(status)
         self._n_sources = max(self._n_sources, row + 1)
         self._source_lens[row] = len(ids)
         if keep_ids:
             _check(lib.es2s_session_set_source_ids(self._session, row, _ints(ids), len(ids)))
-        return True
+        return mean
 
     def source(self, row: int) -> Floats:
         """The source of a row, as `set_source` takes it."""

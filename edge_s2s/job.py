@@ -53,9 +53,10 @@ class Parts:
         `keep_ids` if rules `encoder_*` are to see its tokens.
         """
         if self.encoder is None:
-            return session.encode(
+            mean_hidden = session.encode(
                 row, input_ids, keep_ids=keep_ids, deadline_ms=deadline_ms, cancellation=cancellation
             )
+            return mean_hidden is not None
         cross_kv = self.encoder.run(self.decoder.embed(input_ids)).cross_kv
         session.set_source(row, cross_kv, input_ids if keep_ids else None)
         return True

@@ -155,7 +155,11 @@ def test_what_is_no_bundle_is_never_replaced(path):
         (MANIFEST, {k: v for k, v in FILES.items() if k != "tokenizer.json"}, "encoder.onnx"),
         (dataclasses.replace(MANIFEST, prefix="other: "), FILES, "'other: '"),
         (dataclasses.replace(MANIFEST, min_runtime="99.0.0"), FILES, "'99.0.0'"),
-        (dataclasses.replace(MANIFEST, encoders=(Encoder("native", "decoder.weights"),)), FILES, "'native'"),
+        (
+            dataclasses.replace(MANIFEST, encoders=(Encoder("qnn-static", "decoder.weights"),)),
+            FILES,
+            "'qnn-static'",
+        ),
         (dataclasses.replace(MANIFEST, licence=Licence("", ())), FILES, "''"),
     ],
 )

@@ -28,7 +28,7 @@ from edge_s2s.manifest import (
     Quantization,
     SpecialTokens,
 )
-from edge_s2s.weights import TensorSpec, expected_tensors, write_weights
+from edge_s2s.weights import Key, TensorSpec, expected_tensors, write_weights
 
 from . import families, gates
 from .candidate import Candidate
@@ -132,9 +132,7 @@ def convert(
         with step("quantize"):
             keys = {**spec.keys, "weights_dtype": "int8", "head_rescore": HEAD_RESCORE}
             files[ENCODER_FILES[encoder]] = _encoder_file(spec, encoder, "int8")
-            files["decoder.weights"] = write_weights(
-                keys, quantize_tensors(spec.tensors, _int8_matrices(expected_tensors(keys)))
-            )
+            files["decoder.weights"] = write_weights(keys, _quantized(spec, keys))
             manifest = dataclasses.replace(
                 manifest,
                 features=Features.from_keys(keys),
@@ -201,6 +199,10 @@ def _encoder_file(spec: ModelSpec, kind: EncoderKind, dtype: Dtype) -> bytes:
     matrices = _int8_matrices(encoder_weights.expected_tensors(keys, spec.keys))
     tensors = quantize_tensors(spec.encoder_tensors, matrices)
     return encoder_weights.write_encoder_weights(keys, tensors, spec.keys)
+
+
+def _quantized(spec: ModelSpec, keys: Mapping[str, Key]) -> dict[str, Any]:
+    return quantize_tensors(spec.tensors, _int8_matrices(expected_tensors(keys)))
 
 
 def _int8_matrices(expected: Mapping[str, TensorSpec]) -> set[str]:

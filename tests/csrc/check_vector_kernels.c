@@ -77,6 +77,44 @@ static void layer_norm_matches(void) {
     }
 }
 
+/* matmul_f32 against the sums of kernels.h in order, with strides that leave gaps. */
+static void matmul_matches(void) {
+    static const size_t rows[] = {1, 3, 4, 5, 9}, inputs[] = {0, 1, 6, 64}, outputs[] = {1, 15, 16, 33, 64, 97};
+    select_kernels();
+    for (size_t i = 0; i < COUNT(rows) * COUNT(inputs) * COUNT(outputs); i++)
+        for (fill f = 0; f < N_FILLS; f++) {
+            const size_t n_rows = rows[i % COUNT(rows)], n_in = inputs[i / COUNT(rows) % COUNT(inputs)];
+            const size_t n_out = outputs[i / COUNT(rows) / COUNT(inputs)], gap = i % 3;
+            const size_t a_stride = n_in + gap, b_stride = n_out + 2 * gap, y_stride = n_out + 3 * gap;
+            check_case("m=%zu n=%zu k=%zu fill=%s", n_rows, n_out, n_in, FILL_NAMES[f]);
+            const size_t n_a = (n_rows - 1) * a_stride + n_in, n_b = n_in ? (n_in - 1) * b_stride + n_out : 0;
+            const float *a = fill_float(n_a, f), *b = fill_float(n_b, UNIFORM);
+            const size_t n_y = (n_rows - 1) * y_stride + n_out;
+            float *y = check_alloc(n_y * sizeof *y), *expected = check_alloc(n_y * sizeof *y);
+            memcpy(expected, y, n_y * sizeof *y);
+            for (size_t r = 0; r < n_rows; r++)
+                for (size_t o = 0; o < n_out; o++) {
+                    float sum = 0;
+                    for (size_t k = 0; k < n_in; k++) {
+                        const float product = a[r * a_stride + k] * b[k * b_stride + o];
+                        sum += product;
+                    }
+                    expected[r * y_stride + o] = sum;
+                }
+            kernels.matmul_f32(a, a_stride, n_rows, n_in, b, b_stride, n_out, y, y_stride);
+            compare_float("y", y, expected, n_y);
+        }
+    if (check_wants_bench()) {
+        check_case("bench");
+        const float *q = fill_float(64 * 64, UNIFORM), *keys = fill_float(64 * 512, UNIFORM);
+        float *scores = check_alloc(64 * 512 * sizeof *scores), *y = check_alloc(64 * 64 * sizeof *y);
+        BENCH("matmul_f32 64 queries, 512 keys of 64", 4 * 64 * 512,
+              k->matmul_f32(q, 64, 64, 64, keys, 512, 512, scores, 512));
+        BENCH("matmul_f32 64 queries, 512 values of 64", 4 * 64 * 512,
+              k->matmul_f32(scores, 512, 64, 512, keys, 64, 64, y, 64));
+    }
+}
+
 static void add_and_multiply_match(void) {
     select_kernels();
     for (size_t l = 0; l < N_LENGTHS; l++)
@@ -348,6 +386,7 @@ int main(int argc, char **argv) {
     static const check_test tests[] = {
         {"rms_norm", rms_norm_matches, 1},
         {"layer_norm", layer_norm_matches, 1},
+        {"matmul", matmul_matches, 1},
         {"add_multiply", add_and_multiply_match, 1},
         {"relu", relu_matches, 1},
         {"gelu_tanh", gelu_tanh_matches, 1},

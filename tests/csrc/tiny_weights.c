@@ -124,21 +124,34 @@ static void add_matrix(builder *b, const char *name, int32_t n_out, int32_t n_in
     add_floats(b, scale_name, n_out, 0, scale / 127, scale / 500);
 }
 
-static void add_keys(builder *b, const tiny_options *o) {
-    add_int(b, "vocab_size", o->vocab_size);
+/* Of encoder and decoder. */
+static void add_stack_keys(builder *b, const tiny_options *o) {
     add_int(b, "d_model", o->d_model);
     add_int(b, "d_ff", o->d_ff);
     add_int(b, "n_layers", o->n_layers);
     add_int(b, "n_heads", o->n_heads);
     add_int(b, "d_head", o->d_head);
-    add_int(b, "max_source_len", o->max_source_len);
-    add_int(b, "max_target_len", o->max_target_len);
     add_int(b, "embedding_norm", o->embedding_norm);
     add_int(b, "final_norm", !o->no_final_norm);
     add_int(b, "linear_bias", o->linear_bias);
+    add_int(b, "position_bias_per_layer", o->bias_per_layer);
+    add_float(b, "norm_eps", 1e-6);
+    add_float(b, "embedding_scale", 1.5);
+    add_string(b, "weights_dtype", o->is_int8 ? "int8" : "float32");
+    add_string(b, "norm", o->layer_norm ? "layer" : "rms");
+    add_string(b, "norm_position", o->post_norm ? "post" : "pre");
+    add_string(b, "position", o->position_table ? "table" : "relative_bias");
+    add_string(b, "ffn", o->ffn);
+    if (o->extra_key) add_int(b, o->extra_key, 7);
+}
+
+static void add_keys(builder *b, const tiny_options *o) {
+    add_stack_keys(b, o);
+    add_int(b, "vocab_size", o->vocab_size);
+    add_int(b, "max_source_len", o->max_source_len);
+    add_int(b, "max_target_len", o->max_target_len);
     add_int(b, "tied_lm_head", o->is_tied);
     add_int(b, "final_logits_bias", o->final_logits_bias);
-    add_int(b, "position_bias_per_layer", o->bias_per_layer);
     add_int(b, "head_rescore", o->head_rescore);
     add_int(b, "decoder_start_token_id", 0);
     add_int(b, "eos_token_id", 1);
@@ -151,18 +164,10 @@ static void add_keys(builder *b, const tiny_options *o) {
     add_int(b, "generation.num_return_sequences", 1);
     add_int(b, "generation.forced_bos_token_id", -1);
     add_int(b, "generation.forced_eos_token_id", -1);
-    add_float(b, "norm_eps", 1e-6);
-    add_float(b, "embedding_scale", 1.5);
     add_float(b, "generation.length_penalty", 1);
     add_float(b, "generation.repetition_penalty", 1);
-    add_string(b, "weights_dtype", o->is_int8 ? "int8" : "float32");
-    add_string(b, "norm", o->layer_norm ? "layer" : "rms");
-    add_string(b, "norm_position", o->post_norm ? "post" : "pre");
-    add_string(b, "position", o->position_table ? "table" : "relative_bias");
-    add_string(b, "ffn", o->ffn);
     add_string(b, "prefix", "r\xc3\xa9sumer: ");
     if (o->source_vocab_size) add_int(b, "source_vocab_size", o->source_vocab_size);
-    if (o->extra_key) add_int(b, o->extra_key, 7);
 }
 
 static void add_norm(builder *b, const tiny_options *o, const char *name) {
@@ -173,38 +178,45 @@ static void add_norm(builder *b, const tiny_options *o, const char *name) {
     if (o->layer_norm) add_floats(b, suffixed, o->d_model, 0, 0, 0.5F);
 }
 
-static void add_tensors(builder *b, const tiny_options *o) {
+static void add_linear(builder *b, const tiny_options *o, const char *name, int32_t n_out, int32_t n_in) {
+    char suffixed[80];
+    snprintf(suffixed, sizeof suffixed, "%s.weight", name);
+    add_matrix(b, suffixed, n_out, n_in);
+    snprintf(suffixed, sizeof suffixed, "%s.bias", name);
+    if (o->linear_bias) add_floats(b, suffixed, n_out, 0, 0, 0.5F);
+}
+
+/* has_cross: of a decoder. */
+static void add_layer(builder *b, const tiny_options *o, int32_t i, bool has_cross, int32_t n_distances) {
     const int32_t inner = o->n_heads * o->d_head;
     const bool is_gated = strncmp(o->ffn, "gated_", 6) == 0;
-    add_matrix(b, "embedding.weight", o->vocab_size, o->d_model);
-    for (int32_t i = 0; i < o->n_layers; i++) {
-        char prefix[32], name[64];
-        snprintf(prefix, sizeof prefix, "layers.%d", i);
-        const struct {
-            const char *name;
-            int32_t n_out, n_in;
-        } matrices[] = {{"self_attn.qkv", 3 * inner, o->d_model},
-                        {"self_attn.o", o->d_model, inner},
-                        {"cross_attn.q", inner, o->d_model},
-                        {"cross_attn.o", o->d_model, inner},
-                        {"ffn.up", (is_gated ? 2 : 1) * o->d_ff, o->d_model},
-                        {"ffn.down", o->d_model, o->d_ff}};
-        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
-            snprintf(name, sizeof name, "%s.%s.weight", prefix, matrices[j].name);
-            add_matrix(b, name, matrices[j].n_out, matrices[j].n_in);
-            snprintf(name, sizeof name, "%s.%s.bias", prefix, matrices[j].name);
-            if (o->linear_bias) add_floats(b, name, matrices[j].n_out, 0, 0, 0.5F);
-        }
-        const char *const norms[] = {"self_attn_norm", "cross_attn_norm", "ffn_norm"};
-        for (size_t j = 0; j < 3; j++) {
-            snprintf(name, sizeof name, "%s.%s", prefix, norms[j]);
-            add_norm(b, o, name);
-        }
-        if (o->bias_per_layer) {
-            snprintf(name, sizeof name, "%s.position_bias", prefix);
-            add_floats(b, name, o->n_heads, 5 + i, 0, 2);
-        }
+    const struct {
+        const char *name;
+        int32_t n_out, n_in;
+    } matrices[] = {{"self_attn.qkv", 3 * inner, o->d_model},
+                    {"self_attn.o", o->d_model, inner},
+                    {"ffn.up", (is_gated ? 2 : 1) * o->d_ff, o->d_model},
+                    {"ffn.down", o->d_model, o->d_ff},
+                    {"cross_attn.q", inner, o->d_model},
+                    {"cross_attn.o", o->d_model, inner}};
+    const char *const norms[] = {"self_attn_norm", "ffn_norm", "cross_attn_norm"};
+    char name[64];
+    for (size_t j = 0; j < (has_cross ? 6 : 4); j++) {
+        snprintf(name, sizeof name, "layers.%d.%s", i, matrices[j].name);
+        add_linear(b, o, name, matrices[j].n_out, matrices[j].n_in);
     }
+    for (size_t j = 0; j < (has_cross ? 3 : 2); j++) {
+        snprintf(name, sizeof name, "layers.%d.%s", i, norms[j]);
+        add_norm(b, o, name);
+    }
+    snprintf(name, sizeof name, "layers.%d.position_bias", i);
+    if (o->bias_per_layer) add_floats(b, name, o->n_heads, n_distances, 0, 2);
+}
+
+static void add_tensors(builder *b, const tiny_options *o) {
+    add_matrix(b, "embedding.weight", o->vocab_size, o->d_model);
+    for (int32_t i = 0; i < o->n_layers; i++)
+        add_layer(b, o, i, true, 5 + i);
     if (o->position_table)
         add_floats(b, "position_embedding.weight", o->max_target_len, o->d_model, 0, 1);
     else if (!o->bias_per_layer)
@@ -217,16 +229,29 @@ static void add_tensors(builder *b, const tiny_options *o) {
     if (o->extra_tensor) add_floats(b, o->extra_tensor, 3, 0, 0, 1);
 }
 
+static void add_encoder_tensors(builder *b, const tiny_options *o, const tiny_options *decoder) {
+    for (int32_t i = 0; i < o->n_layers; i++)
+        add_layer(b, o, i, false, 5 + 2 * i);
+    if (o->position_table)
+        add_floats(b, "position_embedding.weight", o->max_source_len, o->d_model, 0, 1);
+    else if (!o->bias_per_layer)
+        add_floats(b, "position_bias", o->n_heads, 7, 0, 2);
+    if (o->embedding_norm) add_norm(b, o, "embedding_norm");
+    if (!o->no_final_norm) add_norm(b, o, "final_norm");
+    for (int32_t i = 0; i < decoder->n_layers; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "decoder_layers.%d.cross_attn.kv", i);
+        add_linear(b, o, name, 2 * decoder->n_heads * decoder->d_head, o->d_model);
+    }
+    if (o->extra_tensor) add_floats(b, o->extra_tensor, 3, 0, 0, 1);
+}
+
 static int compare_names(const void *a, const void *b) {
     return strcmp(a, b);
 }
 
-uint8_t *tiny_weights(const tiny_options *options, size_t *size_out) {
-    builder *b = calloc(1, sizeof *b);
-    b->seed = options->seed;
-    b->is_int8 = options->is_int8;
-    add_keys(b, options);
-    add_tensors(b, options);
+/* The file of what was added; frees the builder. */
+static uint8_t *finish(builder *b, uint32_t minor, size_t *size_out) {
     qsort(b->keys, b->n_keys, sizeof b->keys[0], compare_names);
     qsort(b->tensors, b->n_tensors, sizeof b->tensors[0], compare_names);
 
@@ -240,7 +265,7 @@ uint8_t *tiny_weights(const tiny_options *options, size_t *size_out) {
     memset(file, 0, size);
     memcpy(file, "es2swts", 8);
     put(file + 8, 1, 4);
-    put(file + 12, options->source_vocab_size ? 1 : 0, 4);
+    put(file + 12, minor, 4);
     put(file + 16, b->n_keys, 4);
     put(file + 20, b->n_tensors, 4);
     put(file + 24, size, 8);
@@ -255,6 +280,27 @@ uint8_t *tiny_weights(const tiny_options *options, size_t *size_out) {
     tiny_seal(file, size);
     *size_out = size;
     return file;
+}
+
+static builder *begin(const tiny_options *o) {
+    builder *b = calloc(1, sizeof *b);
+    b->seed = o->seed;
+    b->is_int8 = o->is_int8;
+    return b;
+}
+
+uint8_t *tiny_weights(const tiny_options *options, size_t *size_out) {
+    builder *b = begin(options);
+    add_keys(b, options);
+    add_tensors(b, options);
+    return finish(b, options->source_vocab_size ? 1 : 0, size_out);
+}
+
+uint8_t *tiny_encoder(const tiny_options *options, const tiny_options *decoder, size_t *size_out) {
+    builder *b = begin(options);
+    add_stack_keys(b, options);
+    add_encoder_tensors(b, options, decoder);
+    return finish(b, 0, size_out);
 }
 
 void tiny_seal(uint8_t *file, size_t size) {

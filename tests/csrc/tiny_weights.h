@@ -1,4 +1,4 @@
-/* Small decoder.weights files with random weights, and one of their fields changed at will. */
+/* Small decoder.weights and encoder.weights files with random weights, and one of their fields changed at will. */
 #ifndef TINY_WEIGHTS_H
 #define TINY_WEIGHTS_H
 
@@ -23,6 +23,9 @@ tiny_options tiny_defaults(void);
 
 /* A valid file of *size_out bytes, aligned to 64; free() it. */
 uint8_t *tiny_weights(const tiny_options *options, size_t *size_out);
+
+/* The same of an encoder.weights file for a decoder with those options; what only decoders have is not read. */
+uint8_t *tiny_encoder(const tiny_options *options, const tiny_options *decoder, size_t *size_out);
 
 /* Writes the SHA-256 of what the file now contains into its header. */
 void tiny_seal(uint8_t *file, size_t size);
