@@ -20,6 +20,7 @@ from edge_s2s.decoder import (
     Hypothesis,
     LogitsProcessor,
 )
+from edge_s2s.drift import Monitor
 from edge_s2s.encoder import Encoder
 from edge_s2s.generation import Generation, GenerationStats
 from edge_s2s.manifest import GenerationDefaults
@@ -92,6 +93,7 @@ class Job:
     batch_size: int = 8
     on_progress: Callable[[int, int], None] | None = None
     calibration: Calibration | None = None
+    drift: Monitor | None = None
 
     def run(
         self,

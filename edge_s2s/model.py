@@ -23,6 +23,7 @@ from edge_s2s.bundle import open_bundle
 from edge_s2s.confidence import Calibration
 from edge_s2s.constrained import AllowedSequences, Constraint, without_rules
 from edge_s2s.decoder import Cancellation, DecoderModel, LogitsProcessor
+from edge_s2s.drift import Monitor, Reference
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError
 from edge_s2s.faithfulness import Evidence, find_loop
@@ -97,6 +98,7 @@ class Seq2SeqModel:
             self.manifest: Manifest = bundle.manifest
             self._summary_checks = summary_checks(self.manifest)
             self._calibration = Calibration.of(self.manifest)
+            reference = Reference.of(self.manifest)
             tokenizer, target_tokenizer = open_tokenizers(self.manifest, bundle.read)
             chosen = self.manifest.encoder(encoder or ("onnx" if providers else None))
             native = bundle.read(chosen.file) if chosen.kind == "native" else None
@@ -107,6 +109,8 @@ class Seq2SeqModel:
             weights = bundle.read(WEIGHTS)  # verified, as all that a bundle hands out
             decoder = DecoderModel(weights, encoder=native, num_threads=n_threads, isa=isa, verify=False)
             onnx = None if native else Encoder(bundle, num_threads=n_threads, providers=providers)
+        self.drift = None if reference is None else Monitor(reference)
+        """Whether texts are like those the model was made for; None if the bundle has no reference"""
         self._open_parts: Parts | None = Parts(tokenizer, target_tokenizer, onnx, decoder)
 
     def encode(self, text: str) -> list[int]:
@@ -369,7 +373,7 @@ class Seq2SeqModel:
 
     def _job(self, options: GenerationOptions | None, params: GenerationDefaults, batch_size: int = 8) -> Job:
         parts, deadline, seed = self._parts_for(options), _deadline(options), _seed(options)
-        return Job(parts, params, deadline, seed, batch_size, calibration=self._calibration)
+        return Job(parts, params, deadline, seed, batch_size, calibration=self._calibration, drift=self.drift)
 
     def _parts_for(self, options: GenerationOptions | None) -> Parts:
         """What a call works with: the tokenizer as its languages want it."""
@@ -482,6 +486,9 @@ def _answers(
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[list[Generation]]:
     """Checked results of each source, with their confidence if the bundle can tell it."""
+    if job.drift is not None:
+        for source in sources:
+            job.drift.add(source.input_ids)
     results = run_checked(job, sources, cancellation, checks, on_tokens)
     if (calibration := job.calibration) is None:
         return results
@@ -531,6 +538,8 @@ def _stream_chunks(job: Job, document: str, checks: Sequence[Check]) -> Generato
 
         def summarize(chunks: Sequence[str]) -> list[str]:
             sources = [Source(tokenizer.encode(chunk), text=chunk) for chunk in chunks]
+            if job.drift is not None and not outputs:
+                job.drift.add(token for source in sources for token in source.input_ids)
             results = [best for [best] in run_checked(job, sources, cancellation, checks)]
             outputs.extend(results)
             return [result.text for result in results]

@@ -45,15 +45,18 @@ ALLOWED = {
     "constrained": {"decoder", "errors", "manifest"},
     "json_schema": {"constrained", "decoder", "errors", "tokenizer"},
     "confidence": {"errors", "faithfulness", "generation", "manifest", "strict_json"},
-    "job": {"confidence", "constrained", "decoder", "encoder", "generation", "manifest", "tokenizer"},
+    "drift": {"errors", "manifest", "strict_json"},
+    "job": {
+        "confidence", "constrained", "decoder", "drift", "encoder", "generation", "manifest", "tokenizer",
+    },
     "repair": {
         "decoder", "documents", "faithfulness", "generation", "job", "manifest", "strict_json",
     },
     "scoring": {"decoder", "job", "manifest"},
     "target_prefix": {"decoder", "manifest", "tokenizer"},
     "model": {
-        "bundle", "confidence", "constrained", "decoder", "documents", "encoder", "errors", "faithfulness",
-        "generation", "job", "json_schema", "manifest", "repair", "scoring",
+        "bundle", "confidence", "constrained", "decoder", "documents", "drift", "encoder", "errors",
+        "faithfulness", "generation", "job", "json_schema", "manifest", "repair", "scoring",
         "target_prefix", "threads", "tokenizer", "weights", "worker",
     },
     "jsonl": {"constrained", "generation", "model"},

@@ -114,7 +114,7 @@ def tiny_manifest(keys: Mapping[str, Key]) -> Manifest:
         min_runtime="0.1.0",
         licence=Licence("CC-BY-4.0", ("made-up numbers",)),
         created_by="tests",
-        extensions={"drift": {"mean": [0.5, 1e-07]}},
+        extensions={"later": {"mean": [0.5, 1e-07]}},
     )
 
 
