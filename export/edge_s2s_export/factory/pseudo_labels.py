@@ -1,0 +1,134 @@
+"""A teacher's outputs as targets for its student (sequence-level distillation, https://arxiv.org/abs/1606.07947).
+
+Outputs that would teach something wrong are left out: those that say what the source does not, go round in
+circles, never end, or are much longer or shorter than the others.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edge_s2s.faithfulness import check
+
+SORTED_AT_ONCE = 32  # batches of which the texts are sorted by length
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """How a teacher labels the sources that its student sees beside, or instead of, the given targets."""
+
+    max_rows: int = 0  # sources; 0: all
+    num_beams: int = 4
+    samples: int = 0  # drawn from the teacher for each source, too
+    top_p: float = 0.9  # of these
+    max_new_tokens: int = 96
+    min_ratio: float = 0.0  # of the tokens of target and source
+    max_ratio: float = 2.0
+    supported: bool = True  # leaves out what names or numbers say that the source does not
+    batch_size: int = 32
+    seed: int = 0
+    repeat: int = 1  # how often an epoch has each pair
+    keep_targets: bool = True  # those of the data, beside the teacher's
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """`targets` has as many texts for each source as passed. `dropped` counts the others by reason."""
+
+    targets: tuple[tuple[str, ...], ...]
+    dropped: Counter[str]
+
+
+@torch.inference_mode()
+def pseudo_labels(
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[str],
+    options: PseudoLabels,
+    *,
+    on_progress: Callable[[int], None] = lambda _n_sources: None,
+) -> Labelled:
+    """Labels `sources`, texts with their prefix, by a transformers model and its tokenizer.
+
+    The same arguments give the same texts; `on_progress` gets how many sources are done.
+    """
+    device, model = model.device, model.eval()
+    limit = getattr(tokenizer, "model_max_length", None)
+    targets: list[tuple[str, ...]] = [()] * len(sources)
+    dropped: Counter[str] = Counter()
+    done = 0
+    for number, batch in enumerate(_batches(sources, options.batch_size)):
+        texts = [sources[at] for at in batch]
+        encoded = tokenizer(
+            texts,
+            padding=True,
+            truncation=bool(limit and limit < 1e6),
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(device)
+        n_source = encoded["attention_mask"].sum(1).tolist()
+        torch.manual_seed(options.seed * 1_000_003 + number)
+        kept: list[dict[str, None]] = [{} for _ in batch]  # texts, each once, in their order
+        for rows in _outputs(model, encoded, options):
+            n_each = len(rows) // len(batch)
+            for row, tokens in enumerate(rows.tolist()):
+                at = row // n_each
+                text, reason = _judge(tokenizer, tokens, n_source[at], texts[at], options)
+                if reason:
+                    dropped[reason] += 1
+                else:
+                    kept[at][text] = None
+        for at, found in zip(batch, kept, strict=True):
+            targets[at] = tuple(found)
+        done += len(batch)
+        on_progress(done)
+    return Labelled(tuple(targets), dropped)
+
+
+def _batches(sources: Sequence[str], size: int) -> list[list[int]]:
+    """Sources of similar length together: little padding."""
+    batches = []
+    for first in range(0, len(sources), size * SORTED_AT_ONCE):
+        some = range(first, min(first + size * SORTED_AT_ONCE, len(sources)))
+        order = sorted(some, key=lambda at: len(sources[at]))
+        batches += [order[at : at + size] for at in range(0, len(order), size)]
+    return batches
+
+
+def _outputs(model: Any, encoded: Any, options: PseudoLabels) -> list[torch.Tensor]:
+    common = {"max_new_tokens": options.max_new_tokens}
+    outputs = [model.generate(**encoded, **common, num_beams=options.num_beams, do_sample=False)]
+    if options.samples:
+        outputs.append(
+            model.generate(
+                **encoded,
+                **common,
+                num_beams=1,
+                do_sample=True,
+                top_k=0,
+                top_p=options.top_p,
+                num_return_sequences=options.samples,
+            )
+        )
+    return outputs
+
+
+def _judge(
+    tokenizer: Any, tokens: list[int], n_source: int, source: str, options: PseudoLabels
+) -> tuple[str, str]:
+    """The text, and why it is left out, if it is."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    if tokenizer.eos_token_id not in tokens[1:]:
+        return text, "no end"
+    ratio = (tokens.index(tokenizer.eos_token_id, 1) - 1) / n_source
+    if not text or not options.min_ratio <= ratio <= options.max_ratio:
+        return text, "length"
+    findings = check(text, source)
+    if findings.loop:
+        return text, "loop"
+    if options.supported and (findings.names or findings.numbers):
+        return text, "unsupported"
+    return text, ""
