@@ -8,6 +8,7 @@ print(model.summarize(document).text)
 from edge_s2s.constrained import AllowedSequences, Constraint
 from edge_s2s.errors import (
     BundleError,
+    CloudError,
     ConstraintError,
     CoreError,
     EdgeS2SError,
@@ -24,6 +25,7 @@ __all__ = [
     "AllowedSequences",
     "Alternative",
     "BundleError",
+    "CloudError",
     "Constraint",
     "ConstraintError",
     "CoreError",

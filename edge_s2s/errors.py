@@ -4,6 +4,7 @@
     ├── BundleError               a bundle, or a file in it, is not what it must be
     ├── InputTooLongError         a source has more tokens than the model accepts (also a ValueError)
     ├── ConstraintError           a constraint is none, or no result keeps to it (also a ValueError)
+    ├── CloudError                the cloud was not asked, or did not answer as it must
     ├── ProviderError             ONNX Runtime does not run the encoder where the caller asked for it
     └── CoreError                 the C core failed in a way that no argument explains
 
@@ -45,6 +46,27 @@ class InputTooLongError(EdgeS2SError, ValueError):
 
 class ConstraintError(EdgeS2SError, ValueError):
     """A constraint cannot be used with this model, or no result keeps to it; the message says why."""
+
+
+class CloudError(EdgeS2SError):
+    """The cloud was not asked, or did not answer as it must; `reason` says in one word why.
+
+    Not asked: `mode`, `privacy`, `device`, `kill_switch`, `budget`, `open_circuit`. No connection: `connect`,
+    `tls`. Too late: `timeout`. Not what an answer must be: `status` (`status` has the number), `redirect`,
+    `too_large`, `interrupted`, `invalid_response`. `retry_after_s` is what the server asked for.
+    """
+
+    def __init__(
+        self, reason: str, message: str, *, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})"
 
 
 class ProviderError(EdgeS2SError):

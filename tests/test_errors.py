@@ -4,7 +4,7 @@ import re
 import pytest
 
 from edge_s2s import errors
-from edge_s2s.errors import BundleError, CoreError, EdgeS2SError, InputTooLongError
+from edge_s2s.errors import BundleError, CloudError, CoreError, EdgeS2SError, InputTooLongError
 
 
 def test_message_names_file_tensor_expected_found_and_what_to_do():
@@ -19,7 +19,12 @@ def test_message_names_file_tensor_expected_found_and_what_to_do():
 
 def test_errors_survive_the_way_between_processes():
     bundle_error = BundleError("a", "b", "c", tensor="d", hint="e")
-    for error in (bundle_error, CoreError(-3, "cannot map"), InputTooLongError("9 tokens")):
+    for error in (
+        bundle_error,
+        CoreError(-3, "cannot map"),
+        InputTooLongError("9 tokens"),
+        CloudError("status", "no", status=404),
+    ):
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is type(error)
         assert str(copy) == str(error)
