@@ -32,6 +32,15 @@ class Batch:
     attention_mask: torch.Tensor
     labels: torch.Tensor
 
+    def trimmed(self) -> "Batch":
+        """Without the columns that are padding in all rows, up to a multiple of 8, which kernels like."""
+        source = _columns(self.attention_mask != 0)
+        return Batch(
+            self.input_ids[:, :source],
+            self.attention_mask[:, :source],
+            self.labels[:, : _columns(self.labels != IGNORED)],
+        )
+
     @property
     def n_labels(self) -> int:
         """Tokens of targets."""
@@ -69,7 +78,7 @@ def shapes_of(source_lengths: Sequence[int], target_length: int, tokens_per_batc
 
 
 def collate(examples: Sequence[Example], shape: Shape) -> Batch:
-    """Rows that are missing are padding, which no loss counts."""
+    """Rows that are missing have a source of one padding token and no labels, so no loss counts them."""
     source = np.full((shape.rows, shape.source_length), PAD, np.int64)
     labels = np.full((shape.rows, shape.target_length), IGNORED, np.int64)
     for row, example in enumerate(examples):
@@ -78,7 +87,15 @@ def collate(examples: Sequence[Example], shape: Shape) -> Batch:
         ids = _cut(example.target, shape.target_length)
         labels[row, : len(ids)] = ids
     input_ids = torch.from_numpy(source)
-    return Batch(input_ids, (input_ids != PAD).long(), torch.from_numpy(labels))
+    attention_mask = (input_ids != PAD).long()
+    attention_mask[len(examples) :, 0] = 1  # attention to nothing is not a number
+    return Batch(input_ids, attention_mask, torch.from_numpy(labels))
+
+
+def _columns(used: torch.Tensor) -> int:
+    """How many columns hold all that is used, up to a multiple of 8."""
+    last = int(used.any(0).nonzero().max()) + 1
+    return min(-(-last // 8) * 8, used.shape[1])
 
 
 def _cut(ids: Sequence[int], length: int) -> Sequence[int]:

@@ -42,7 +42,7 @@ class TrainingOptions:
     dtype: Literal["auto", "bfloat16", "float32"] = (
         "auto"  # of matrix products; auto: bfloat16 where it is fast
     )
-    compile: bool = False  # costs a minute for each shape, then saves a third of the time
+    compile: bool = False  # costs minutes for each shape, then saves a third of the time
     seed: int = 0
     log_every: int = 20  # steps
     checkpoint_minutes: float = 5.0
@@ -152,7 +152,8 @@ class _Run:
         n, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = step * n * self.options.accumulation
         for number in range(self.options.accumulation):
-            yield stream(first + number * n + rank)
+            batch = stream(first + number * n + rank)
+            yield batch if self.options.compile else batch.trimmed()
 
     def _loss(self, step: int, batch: Batch) -> torch.Tensor:
         """Summed over labels."""

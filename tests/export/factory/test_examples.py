@@ -20,8 +20,19 @@ def test_what_is_too_long_is_cut_and_keeps_its_end():
     batch = collate([Example([5, 6, 7, 8, 1], [3, 1]), Example([9, 1], [2, 3, 4, 1])], Shape(3, 4, 3))
     assert batch.input_ids.tolist() == [[5, 6, 7, 1], [9, 1, PAD, PAD], [PAD] * 4]
     assert batch.labels.tolist() == [[3, 1, IGNORED], [2, 3, 1], [IGNORED] * 3]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
-    assert (batch.n_labels, batch.n_tokens) == (5, 11)
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]
+    assert (batch.n_labels, batch.n_tokens) == (5, 12)
+
+
+def test_trimming_takes_away_columns_of_padding_alone():
+    batch = collate([Example(range(5, 15), [3, 1]), Example([9, 1], range(3, 12))], Shape(3, 40, 20))
+    trimmed = batch.trimmed()
+    assert trimmed.input_ids.shape == trimmed.attention_mask.shape == (3, 16)
+    assert trimmed.labels.shape == (3, 16)
+    assert torch.equal(trimmed.input_ids, batch.input_ids[:, :16])
+    assert torch.equal(trimmed.labels, batch.labels[:, :16])
+    full = collate([Example(range(1, 7), [3, 1])], Shape(1, 6, 2))
+    assert full.trimmed().input_ids.shape == (1, 6)
 
 
 def test_an_epoch_has_every_example_once():
@@ -31,7 +42,8 @@ def test_an_epoch_has_every_example_once():
         for index in range(epoch * epochs.n_batches, (epoch + 1) * epochs.n_batches):
             batch = epochs(index)
             lengths = batch.attention_mask.sum(1)
-            seen.update(int(n) for n in lengths if n)
+            real = (batch.labels != IGNORED).any(1)
+            seen.update(int(n) for n in lengths[real])
         assert seen == Counter(min(len(example.source), 20) for example in EXAMPLES)
 
 
