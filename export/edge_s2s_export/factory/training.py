@@ -35,7 +35,7 @@ class TrainingOptions:
     warmup: float = 0.02  # share of the steps
     hold: float = 0.0  # share of the steps after which the rates begin to fall
     clip_norm: float = 1.0
-    dropout: float = 0.0
+    dropout: float = 0.0  # 0.1 costs a CPU a quarter of its speed
     label_smoothing: float = 0.0
     accumulation: int = 1  # batches of each process in a step
     average_last: float = 0.1  # share of the steps whose weights are averaged
