@@ -15,7 +15,7 @@ from edge_s2s.errors import (
     InputTooLongError,
     ProviderError,
 )
-from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Replacement
+from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Provenance, Replacement
 from edge_s2s.manifest import RUNTIME_VERSION
 from edge_s2s.model import Seq2SeqModel, default_bundle_path, load
 from edge_s2s.scoring import Alternative, Score
@@ -34,6 +34,7 @@ __all__ = [
     "GenerationOptions",
     "GenerationStats",
     "InputTooLongError",
+    "Provenance",
     "ProviderError",
     "Replacement",
     "Score",

@@ -129,10 +129,16 @@ def _parser() -> argparse.ArgumentParser:
         "summarize a document of any length",
         "edge-s2s summarize meeting.txt",
         "cat mail.txt | edge-s2s summarize - --json",
+        "edge-s2s summarize meeting.txt --focus 'the budget'",
     )
     command.add_argument("file", metavar="FILE", help="text in UTF-8; - is standard input")
     _add_bundle(command)
     _add_options(command)
+    command.add_argument(
+        "--focus",
+        metavar="TEXT",
+        help="words or a question: read only the parts of a long text that have most",
+    )
     command.add_argument("--json", action="store_true", help="one JSON object, when all is done")
 
     command = _add(
@@ -279,14 +285,15 @@ def _summarize(arguments: argparse.Namespace) -> int:
     document = _read_text(arguments.file)
     with _load(arguments) as model:
         on_progress = _Parts() if sys.stderr.isatty() else None
+        focus = arguments.focus
         if arguments.json:
-            summary = model.summarize(document, options, on_progress=on_progress)
+            summary = model.summarize(document, options, focus=focus, on_progress=on_progress)
             print(json.dumps(dataclasses.asdict(summary), ensure_ascii=False))
             return OK
         if not sys.stdout.isatty():  # what a check replaces cannot be taken back
-            print(model.summarize(document, options, on_progress=on_progress).text)
+            print(model.summarize(document, options, focus=focus, on_progress=on_progress).text)
             return OK
-        for piece in model.stream_summary(document, options, on_progress=on_progress):
+        for piece in model.stream_summary(document, options, focus=focus, on_progress=on_progress):
             if isinstance(piece, Replacement):
                 print("\n\nThat failed a check. Instead:\n")
             print(piece, end="", flush=True)

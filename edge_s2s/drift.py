@@ -119,8 +119,11 @@ class Monitor:
         self._n_documents = 0
         self._psi: float | None = None
 
-    def add(self, token_ids: Iterable[int]) -> float:
-        """Counts a document; returns its own index, above FAR_DOCUMENT for one from far away."""
+    def add(self, token_ids: Iterable[int] | Counter[int]) -> float:
+        """Counts a document: its tokens, or how often each occurs.
+
+        Returns its own index, above FAR_DOCUMENT for one from far away.
+        """
         own = self._reference.histogram(Counter(token_ids))
         with self._lock:
             self._histogram = [a + b for a, b in zip(self._histogram, own, strict=True)]

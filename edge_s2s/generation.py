@@ -8,7 +8,7 @@ import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edge_s2s.ctranslate2_names import accept_ctranslate2_names
 from edge_s2s.manifest import MAX_BIAS, PENALTY_RANGE, SAMPLING_RANGES, Dimensions, GenerationDefaults
@@ -230,6 +230,18 @@ class GenerationStats:
     """How often the summaries of pieces were summarized again"""
 
 
+class Provenance(NamedTuple):
+    """A sentence of a result's text, from `start` to before `end`, and where the document says it.
+
+    The sentence from `source_start` to before `source_end` shares most words and word pairs with it.
+    """
+
+    start: int
+    end: int
+    source_start: int
+    source_end: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """A generated text.
@@ -254,6 +266,8 @@ class Generation:
     """Probability that it is good, where the bundle has a calibration and the text was decoded in one pass"""
     seed: int | None = None
     """With which the same is drawn again; None if nothing was drawn"""
+    provenance: tuple[Provenance, ...] = ()
+    """Of `summarize`: where each sentence stands in `text`, and what supports it best in the document"""
     truncated: bool = False
     """The source was longer than the model accepts, and its end was not read"""
     stats: GenerationStats

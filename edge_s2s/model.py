@@ -13,6 +13,7 @@ import dataclasses
 import operator
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from edge_s2s.drift import Monitor, Reference
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError
 from edge_s2s.faithfulness import Evidence, find_loop
-from edge_s2s.generation import Check, FinishReason, Generation, GenerationOptions, Replacement
+from edge_s2s.generation import Check, FinishReason, Generation, GenerationOptions, Provenance, Replacement
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
 from edge_s2s.manifest import EncoderKind, GenerationDefaults, Manifest
@@ -40,7 +41,7 @@ from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.worker import in_thread, run_to_end
 
 MAX_BATCH_SIZE = 1024
-_FIRST_LOOK = 1 << 13  # characters that tell whether a document is long, before all of it is tokenized
+_CHUNKS_AT_ONCE = 64  # of a long document that lie in memory as tokens
 _LOOKED_AT = 2000  # characters at the end of a stream, in which a loop would be seen
 _SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
 
@@ -211,20 +212,26 @@ class Seq2SeqModel:
         document: str,
         options: GenerationOptions | None = None,
         *,
+        focus: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """The best result for a document of any length; `documents` has the rule for long ones.
 
+        `provenance` of the result says which sentence of the document supports each of its sentences. With a
+        `focus`, words or a question, only those parts of a long document are read that have most of it.
+        After `deadline_ms` the result is made of what has been read.
+
         While one of several chunks is read, `on_progress` gets how many are done and how many there are, in
         another thread; summaries that are summarized again count anew.
         """
-        return run_to_end(self.stream_summary(document, options, on_progress=on_progress))
+        return run_to_end(self.stream_summary(document, options, focus=focus, on_progress=on_progress))
 
     def stream_summary(
         self,
         document: str,
         options: GenerationOptions | None = None,
         *,
+        focus: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
@@ -233,10 +240,11 @@ class Seq2SeqModel:
         limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
         _check_text(document, "the document")
         checks = _checks(options, self._summary_checks)
-        encode = job.parts.tokenizer.encode
-        if len(encode(document[:_FIRST_LOOK])) <= limit and len(input_ids := encode(document)) <= limit:
-            return _stream(job, Source(input_ids, text=document), checks)
-        return _stream_chunks(dataclasses.replace(job, on_progress=on_progress), document, checks)
+        input_ids = job.parts.tokenizer.encode(document, max_len=limit + 1)
+        if len(input_ids) <= limit:
+            return _stream_pass(job, Source(input_ids, text=document), checks)
+        job = dataclasses.replace(job, on_progress=on_progress)
+        return _stream_chunks(job, document, checks, focus)
 
     def score(
         self,
@@ -405,7 +413,7 @@ class Seq2SeqModel:
             if job.is_late:
                 return Source([])  # nobody will read it
             tokenizer = job.parts.tokenizer
-            input_ids = tokenizer.encode(text)
+            input_ids = tokenizer.encode(text, max_len=limit + 1)  # no more than it takes to know
             if len(input_ids) > limit and truncation:
                 return Source(tokenizer.encode(text, max_len=limit), truncated=True, text=text)
         else:
@@ -416,7 +424,7 @@ class Seq2SeqModel:
                 return Source(input_ids[:limit], truncated=True)
         if len(input_ids) > limit:
             raise InputTooLongError(
-                f"{name} has {len(input_ids)} tokens, this model reads at most {limit}; "
+                f"{name} has more than the {limit} tokens that this model reads; "
                 "truncation would cut it, summarize reads all of it"
             )
         return Source(input_ids, text=text if isinstance(text, str) else "")
@@ -524,7 +532,26 @@ def _stream(job: Job, source: Source, checks: Sequence[Check]) -> Generator[str,
     return generation
 
 
-def _stream_chunks(job: Job, document: str, checks: Sequence[Check]) -> Generator[str, None, Generation]:
+def _stream_pass(job: Job, source: Source, checks: Sequence[Check]) -> Generator[str, None, Generation]:
+    """A summary of a document that fits into one pass."""
+    generation = yield from _stream(job, source, checks)
+    supports = documents.supports_of(generation.text, source.text)
+    return dataclasses.replace(generation, provenance=_provenance(generation.text, supports))
+
+
+def _provenance(text: str, supports: Iterable[documents.Support]) -> tuple[Provenance, ...]:
+    found = []
+    end = 0
+    for sentence, place in supports:
+        start = text.index(sentence, end)
+        end = start + len(sentence)
+        found.append(Provenance(start, end, *place))
+    return tuple(found)
+
+
+def _stream_chunks(
+    job: Job, document: str, checks: Sequence[Check], focus: str | None
+) -> Generator[str, None, Generation]:
     tokenizer = job.parts.tokenizer
     max_source_len = job.parts.decoder.dims.max_source_len
     outputs: list[Generation] = []
@@ -536,13 +563,23 @@ def _stream_chunks(job: Job, document: str, checks: Sequence[Check]) -> Generato
                 raise _StoppedError
             return len(tokenizer.tokenize(text))
 
+        counts: Counter[int] = Counter()
+
         def summarize(chunks: Sequence[str]) -> list[str]:
-            sources = [Source(tokenizer.encode(chunk), text=chunk) for chunk in chunks]
-            if job.drift is not None and not outputs:
-                job.drift.add(token for source in sources for token in source.input_ids)
-            results = [best for [best] in run_checked(job, sources, cancellation, checks)]
-            outputs.extend(results)
-            return [result.text for result in results]
+            texts = []
+            is_first_level = not outputs
+            for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
+                some = chunks[start : start + _CHUNKS_AT_ONCE]
+                sources = [Source(tokenizer.encode(chunk), text=chunk) for chunk in some]
+                if is_first_level:
+                    counts.update(token for source in sources for token in source.input_ids)
+                part = dataclasses.replace(job, on_progress=_later(job.on_progress, start, len(chunks)))
+                results = [best for [best] in run_checked(part, sources, cancellation, checks)]
+                outputs.extend(results)
+                texts += [result.text for result in results]
+            if job.drift is not None and is_first_level:
+                job.drift.add(counts)
+            return texts
 
         room = max_source_len - tokenizer.overhead - _SEAM_TOKENS
         chunk_tokens = max(1, min(documents.CHUNK_TOKENS, room))
@@ -554,13 +591,14 @@ def _stream_chunks(job: Job, document: str, checks: Sequence[Check]) -> Generato
                 target_tokens=job.params.max_new_tokens,
                 chunk_tokens=chunk_tokens,
                 overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
+                focus=focus,
             )
         except _StoppedError:
             outputs.append(job.unread(Source([]), "deadline"))
             return documents.Summary((), 0, 0)
 
     summary = run_to_end(in_thread(work))
-    if text := " ".join(summary.sentences):
+    if text := " ".join(support.text for support in summary.sentences):
         yield text
     reasons: Sequence[FinishReason] = ("cancelled", "deadline", "length")
     stats = dataclasses.replace(
@@ -576,10 +614,18 @@ def _stream_chunks(job: Job, document: str, checks: Sequence[Check]) -> Generato
         token_ids=tuple(tokenizer.tokenize(text)),
         score=sum(output.score for output in outputs) / len(outputs),
         token_logprobs=(),
+        provenance=_provenance(text, summary.sentences),
         reasons=tuple(dict.fromkeys(reason for output in outputs for reason in output.reasons)),
         finish_reason=next((r for r in reasons if any(o.finish_reason == r for o in outputs)), "eos"),
         stats=stats,
     )
+
+
+def _later(
+    on_progress: Callable[[int, int], None] | None, n_before: int, n_all: int
+) -> Callable[[int, int], None] | None:
+    """For a part of the work, of which so much was done before."""
+    return None if on_progress is None else lambda n_done, _n: on_progress(n_before + n_done, n_all)
 
 
 class _StoppedError(Exception):

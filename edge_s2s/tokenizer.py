@@ -178,18 +178,21 @@ class Tokenizer:
 
     def encode(self, text: str, *, max_len: int | None = None) -> list[int]:
         """Input ids of a text: prefix and text as one, control tokens around; cut to fit `max_len`."""
-        body = self.tokenize(self._prefix + text)
+        n_special = len(self._head) + len(self._tail)
+        body = self.tokenize(self._prefix + text, None if max_len is None else max(max_len - n_special, 0))
         if max_len is not None:
-            del body[max(max_len - len(self._head) - len(self._tail), 0) :]
+            del body[max(max_len - n_special, 0) :]
         return [*self._head, *body, *self._tail]
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text alone, without prefix and control tokens."""
+    def tokenize(self, text: str, enough: int | None = None) -> list[int]:
+        """Ids of a text alone, without prefix and control tokens; no more windows once there are `enough`."""
         text = _SURROGATE.sub("\ufffd", text)  # half a character is none
         if not self._reads_windows:
             return self._tokenize(text)
         ids: list[int] = []
         for window in windows(text):
+            if enough is not None and len(ids) >= enough:
+                break
             its_ids = self._tokenize(window.text)
             ids += self._without_first_blank(its_ids) if window.is_torn else its_ids
         return ids
@@ -325,11 +328,15 @@ def _join(tokens: Iterable[str | None], errors: str) -> str:
     return "".join(parts) + run.decode(errors=errors)
 
 
+_STREAM_WINDOW = 128  # tokens, beyond which the first half is let go of
+
+
 class TextStream:
     """Turns a growing list of token ids into pieces of text which, joined, are the text of all of them.
 
     The end of a decoded text may still change: bytes of one character come in several tokens, and decoders
-    merge blanks around line breaks. That end is held back until more tokens, or `finish`, settle it.
+    merge blanks around line breaks. That end is held back until more tokens, or `finish`, settle it. Only the
+    last tokens are kept, so that a long text takes time in proportion to its length.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -345,7 +352,20 @@ class TextStream:
                 self._ids.append(token_id)
                 if not self._tokenizer.may_change(token_id):
                     self._n_settled = len(self._ids)
-        return self._send(self._tokenizer.settled(self._tokenizer.decode(self._ids[: self._n_settled])))
+        text = self._tokenizer.settled(self._tokenizer.decode(self._ids[: self._n_settled]))
+        piece = self._send(text)
+        if self._n_settled > _STREAM_WINDOW:
+            self._forget(text)
+        return piece
+
+    def _forget(self, text: str) -> None:
+        """Lets go of the first half of the tokens, which have been sent, if the rest is decoded as before."""
+        half = self._n_settled // 2
+        rest = self._tokenizer.settled(self._tokenizer.decode(self._ids[half : self._n_settled]))
+        if rest and text.endswith(rest) and not self._tokenizer.may_change(self._ids[half]):
+            del self._ids[:half]
+            self._n_settled -= half
+            self._n_sent -= len(text) - len(rest)
 
     def finish(self) -> str:
         """The rest."""

@@ -25,7 +25,8 @@ FOREIGN = (
 ALLOWED = {
     "errors": set(),
     "threads": set(),
-    "documents": set(),
+    "documents": {"passages"},
+    "passages": set(),
     "faithfulness": set(),
     "stored_zip": {"errors"},
     "weights": {"errors"},

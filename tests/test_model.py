@@ -220,11 +220,11 @@ def test_what_is_no_source_is_refused_by_name(
         model.generate(["a", source])  # type: ignore[list-item]
 
 
-def test_too_long_a_text_is_an_error_with_limit_and_length_unless_it_may_be_cut(model: Seq2SeqModel):
+def test_too_long_a_text_is_an_error_with_the_limit_unless_it_may_be_cut(model: Seq2SeqModel):
     limit = model.manifest.dimensions.max_source_len
     n_tokens = len(model.encode(LONG))
     assert n_tokens > limit
-    with pytest.raises(InputTooLongError, match=rf"texts\[1\] has {n_tokens} tokens, .* at most {limit}"):
+    with pytest.raises(InputTooLongError, match=rf"texts\[1\] has more than the {limit} tokens"):
         model.generate(["a", LONG])
     [short], [cut] = model.generate(["a", LONG], truncation=True)
     assert (short.truncated, cut.truncated) == (False, True)
@@ -376,7 +376,9 @@ def test_ctrl_c_reaches_generate_at_once_and_the_model_stays_usable(model: Seq2S
 def test_a_short_document_takes_one_pass(model: Seq2SeqModel):
     [[expected]] = model.generate([TEXTS[0]], GenerationOptions(checks=("loops", "numbers")))
     summary = model.summarize(TEXTS[0])
-    assert answers([[summary]]) == answers([[expected]])
+    [provenance] = summary.provenance
+    assert summary.text[provenance.start : provenance.end] == summary.text.strip()
+    assert answers([[dataclasses.replace(summary, provenance=())]]) == answers([[expected]])
     assert (summary.stats.n_chunks, summary.stats.n_levels) == (1, 0)
 
 
@@ -395,7 +397,10 @@ def test_a_long_document_is_summarized_by_the_rule_with_the_models_answers(
         lambda text: len(tokenizer.tokenize(text)),
         target_tokens=model.manifest.generation.max_new_tokens,
     )
-    assert summary.text == " ".join(expected.sentences)
+    assert summary.text == " ".join(support.text for support in expected.sentences)
+    assert [LONG[p.source_start : p.source_end] for p in summary.provenance] == [
+        support.place.of(LONG) for support in expected.sentences
+    ]
     assert (summary.stats.n_chunks, summary.stats.n_levels) == (expected.n_chunks, expected.n_levels)
     assert summary.stats.n_chunks > 3
     assert summary.token_ids == tuple(tokenizer.tokenize(summary.text))
@@ -431,16 +436,21 @@ def test_a_document_that_cannot_even_be_cut_in_time_has_an_empty_summary(
     model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch
 ):
     document = LONG * 100  # 700 KB
-    tokenize, n_characters = Tokenizer.tokenize, 0
+    tokenize, n_characters = Tokenizer._tokenize, 0
 
     def counted(self: Tokenizer, text: str) -> list[int]:
         nonlocal n_characters
         n_characters += len(text)
         return tokenize(self, text)
 
-    monkeypatch.setattr(Tokenizer, "tokenize", counted)
+    monkeypatch.setattr(Tokenizer, "_tokenize", counted)
     summary = model.summarize(document, GenerationOptions(deadline_ms=1))
     assert 0 < n_characters < len(document) / 10, "the rest is not even tokenized"
+    n_characters = 0
+    model.generate([document], truncation=True)
+    assert 0 < n_characters < len(document) / 10, "nor what is cut off"
+    with pytest.raises(InputTooLongError):
+        model.generate([document])
     assert (summary.text, summary.token_ids, summary.finish_reason) == ("", (), "deadline")
     assert summary.stats.n_chunks == 0
 
