@@ -146,6 +146,30 @@ es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, 
     return ES2S_OK;
 }
 
+static es2s_status check_tokenizer(const es2s_model *model) {
+    ES2S_TRY(check_pointer("model", model));
+    if (model->tokenizer) return ES2S_OK;
+    return es2s_fail(ES2S_STATE, "tokenizer: expected a model with one, found none in its params");
+}
+
+es2s_status es2s_model_tokenize(const es2s_model *model, const char *text, size_t n_bytes, int32_t *ids_out,
+                                size_t capacity, size_t *n_out) {
+    ES2S_TRY(check_tokenizer(model));
+    if (n_bytes > 0) ES2S_TRY(check_pointer("text", text));
+    if (capacity > 0) ES2S_TRY(check_pointer("ids_out", ids_out));
+    ES2S_TRY(check_pointer("n_out", n_out));
+    return es2s_tokenizer_encode(model->tokenizer, text, n_bytes, ids_out, capacity, n_out);
+}
+
+es2s_status es2s_model_detokenize(const es2s_model *model, const int32_t *ids, size_t n, char *text_out,
+                                  size_t capacity, size_t *n_bytes_out) {
+    ES2S_TRY(check_tokenizer(model));
+    if (n > 0) ES2S_TRY(check_pointer("ids", ids));
+    if (capacity > 0) ES2S_TRY(check_pointer("text_out", text_out));
+    ES2S_TRY(check_pointer("n_bytes_out", n_bytes_out));
+    return es2s_tokenizer_decode(model->tokenizer, ids, n, text_out, capacity, n_bytes_out);
+}
+
 /* ============================================ Session ============================================ */
 
 void es2s_session_params_init(es2s_session_params *params) {

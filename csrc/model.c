@@ -11,10 +11,12 @@
 #include "arena.h"
 #include "error.h"
 
-/* Which tables and biases decoder.weights has. */
+/* What decoder.weights says beyond features and sizes. */
 typedef struct contents {
     bool has_final_logits_bias, is_lm_head_tied;
     int32_t source_vocab_size; /* 0: the encoder reads the decoder's embedding */
+    const char *prefix;        /* of every text, for the tokenizer */
+    size_t prefix_len;
 } contents;
 
 static void read_generation_keys(es2s_loader *l, es2s_model *m) {
@@ -40,7 +42,7 @@ static void read_generation_keys(es2s_loader *l, es2s_model *m) {
 
 static contents read_keys(es2s_loader *l, es2s_model *m) {
     es2s_model_dims *d = &m->dims;
-    contents c;
+    contents c = {0};
     d->struct_size = sizeof *d;
     d->vocab_size = es2s_load_int(l, "vocab_size", 1, 1 << 21);
     const es2s_features f = m->features = es2s_load_features(l);
@@ -62,9 +64,8 @@ static contents read_keys(es2s_loader *l, es2s_model *m) {
     const int32_t max_rescore = d->vocab_size < ES2S_MAX_HEAD_RESCORE ? d->vocab_size : ES2S_MAX_HEAD_RESCORE;
     m->head_rescore = es2s_load_int(l, "head_rescore", 0, l->is_int8 ? max_rescore : 0);
     read_generation_keys(l, m);
-    const char *prefix; /* belongs to the text before the tokenizer: not used here, but has to be there */
-    size_t len;
-    if (l->status == ES2S_OK) l->status = es2s_weights_file_get_string(&l->file, "prefix", &prefix, &len);
+    if (l->status == ES2S_OK)
+        l->status = es2s_weights_file_get_string(&l->file, "prefix", &c.prefix, &c.prefix_len);
     return c;
 }
 
@@ -116,7 +117,7 @@ typedef struct reader {
     es2s_loader decoder, encoder;
     contents contents;
     es2s_encoder_fit fit;
-    bool has_encoder;
+    bool has_encoder, has_tokenizer;
 } reader;
 
 static es2s_status read_decoder_keys(reader *r, const void *data, size_t size, bool verify, es2s_model *m) {
@@ -135,8 +136,23 @@ static es2s_status read_encoder_keys(reader *r, const void *data, size_t size, b
     return l->status == ES2S_OK ? ES2S_OK : es2s_fail_within("encoder.weights", l->status);
 }
 
+static es2s_status read_tokenizer(reader *r, const es2s_model_params *params, const es2s_model_dims *dims,
+                                  es2s_tokenizer *t) {
+    es2s_loader l = {.kernels = r->decoder.kernels, .arena = &r->arena};
+    const contents *c = &r->contents;
+    l.status = es2s_weights_file_parse(&l.file, params->tokenizer, params->tokenizer_size,
+                                       params->verify_data != 0);
+    es2s_tokenizer_read(&l, t, (const uint8_t *)c->prefix, c->prefix_len);
+    if (l.status == ES2S_OK) l.status = es2s_weights_file_check_all_asked(&l.file);
+    if (l.status == ES2S_OK && t->vocab_size != dims->source_vocab_size)
+        l.status = es2s_fail(ES2S_BAD_FORMAT, "key \"vocab_size\": expected %d, as the model has, found %d",
+                             dims->source_vocab_size, t->vocab_size);
+    return l.status == ES2S_OK ? ES2S_OK : es2s_fail_within("tokenizer.table", l.status);
+}
+
 /* Takes the model from the arena; NULL while measuring. */
-static es2s_status read_model(reader *r, es2s_model *m, es2s_encoder *e, es2s_model **model_out) {
+static es2s_status read_model(reader *r, es2s_model *m, es2s_encoder *e, const es2s_tokenizer *t,
+                              es2s_model **model_out) {
     es2s_loader *const d = &r->decoder, *const l = &r->encoder;
     es2s_model *model = es2s_arena_take(&r->arena, 1, sizeof *model);
     read_tensors(d, &r->contents, m);
@@ -150,6 +166,11 @@ static es2s_status read_model(reader *r, es2s_model *m, es2s_encoder *e, es2s_mo
         if (encoder) *encoder = *e;
         m->encoder = encoder;
     }
+    if (r->has_tokenizer) {
+        es2s_tokenizer *tokenizer = es2s_arena_take(&r->arena, 1, sizeof *tokenizer);
+        if (tokenizer) *tokenizer = *t;
+        m->tokenizer = tokenizer;
+    }
     if (model) *model = *m;
     *model_out = model;
     return ES2S_OK;
@@ -160,20 +181,22 @@ es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_pa
     const bool verify = params->verify_data != 0;
     es2s_model m = {0}, *model = NULL;
     es2s_encoder e = {0};
+    es2s_tokenizer t = {0};
     if (es2s_kernels_select(&m.kernels, params->isa) != 0)
         return es2s_fail(ES2S_UNSUPPORTED_CPU, "isa: expected one of \"%s\", found \"%s\"",
                          es2s_kernels_supported(), params->isa);
-    reader r = {.has_encoder = params->encoder != NULL};
+    reader r = {.has_encoder = params->encoder != NULL, .has_tokenizer = params->tokenizer != NULL};
     r.decoder.kernels = r.encoder.kernels = &m.kernels;
     r.decoder.arena = r.encoder.arena = &r.arena;
     ES2S_TRY(read_decoder_keys(&r, data, size, verify, &m));
     if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, params->encoder, params->encoder_size, verify, &e));
-    ES2S_TRY(read_model(&r, &m, &e, &model));
+    if (r.has_tokenizer) ES2S_TRY(read_tokenizer(&r, params, &m.dims, &t));
+    ES2S_TRY(read_model(&r, &m, &e, &t, &model));
 
     const size_t n_bytes = r.arena.used;
     r.arena = (es2s_arena){.base = es2s_alloc(n_bytes)};
     if (!r.arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "model: cannot allocate %zu bytes", n_bytes);
-    es2s_status status = read_model(&r, &m, &e, &model);
+    es2s_status status = read_model(&r, &m, &e, &t, &model);
     assert(status != ES2S_OK || r.arena.used == n_bytes);
     if (status == ES2S_OK && params->n_threads > 1) {
         model->pool = es2s_thread_pool_create(params->n_threads);

@@ -1,5 +1,5 @@
 /*
- * The model: what decoder.weights and encoder.weights say, checked, as pointers that decoder and encoder can
+ * The model: what decoder.weights, encoder.weights and tokenizer.table say, checked, as pointers that decoder and encoder can
  * use. Immutable once loaded, except for its thread pool, which guards itself.
  */
 #ifndef ES2S_MODEL_H
@@ -14,6 +14,7 @@
 #include "loader.h"
 #include "platform.h"
 #include "thread_pool.h"
+#include "tokenizer.h"
 
 #define ES2S_MAX_HEAD_RESCORE 64
 
@@ -43,13 +44,14 @@ struct es2s_model {
     es2s_norm final_norm;
     es2s_matrix lm_head; /* [vocab_size, d_model], the embedding if tied; its bias is final_logits_bias */
 
-    const es2s_encoder *encoder; /* NULL: encoded elsewhere */
+    const es2s_encoder *encoder;     /* NULL: encoded elsewhere */
+    const es2s_tokenizer *tokenizer; /* NULL: tokenized elsewhere */
 
     es2s_thread_pool *pool;
     es2s_mapping file; /* empty if the data is the caller's */
 };
 
-/* data and params->encoder must live as long as the model; params is complete and checked. */
+/* data, params->encoder and params->tokenizer must live as long as the model; params is complete and checked. */
 es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_params *params,
                               es2s_model **model_out);
 

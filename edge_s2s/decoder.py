@@ -40,6 +40,7 @@ OnTokens: TypeAlias = Callable[[int, list[int]], None]
 """Gets a source's row and the next tokens of its first sequence that can no longer change."""
 
 _FINISH_REASONS: tuple[FinishReason, ...] = ("eos", "length", "deadline", "cancelled")  # es2s_finish_reason
+_ROOM = 256  # for what a text's size does not tell: prefix, control tokens, long names
 _EARLY_STOPPING = {False: 0, True: 1, "never": 2}  # es2s_early_stopping
 
 
@@ -96,10 +97,11 @@ def supported_isas() -> list[str]:
 class DecoderModel:
     """The immutable weights of a decoder; any number of threads may share it.
 
-    `weights` are the bytes of decoder.weights, `encoder` those of encoder.weights if sessions are to encode;
-    used in place and kept alive as long as the model or a session of it lives. `num_threads` may work on one
-    call, the caller's included. `isa` forces a kernel set, None takes the widest that the CPU has.
-    `verify=False` skips the SHA-256, for bytes already verified.
+    `weights` are the bytes of decoder.weights, `encoder` those of encoder.weights if sessions are to encode,
+    `tokenizer` those of tokenizer.table if the model is to tokenize; used in place and kept alive as long as
+    the model or a session of it lives. `num_threads` may work on one call, the caller's included. `isa`
+    forces a kernel set, None takes the widest that the CPU has. `verify=False` skips the SHA-256, for bytes
+    already verified.
     """
 
     def __init__(
@@ -107,22 +109,26 @@ class DecoderModel:
         weights: Buffer,
         *,
         encoder: Buffer | None = None,
+        tokenizer: Buffer | None = None,
         num_threads: int = 1,
         isa: str | None = None,
         verify: bool = True,
     ) -> None:
         data = ffi.from_buffer(weights)
         encoder_data = None if encoder is None else ffi.from_buffer(encoder)
+        tokenizer_data = None if tokenizer is None else ffi.from_buffer(tokenizer)
         isa_name = ffi.NULL if isa is None else ffi.new("char[]", isa.encode())
         params = ffi.new("es2s_model_params *")
         lib.es2s_model_params_init(params)
         params.n_threads, params.isa, params.verify_data = num_threads, isa_name, verify
         if encoder_data is not None:
             params.encoder, params.encoder_size = encoder_data, len(encoder_data)
+        if tokenizer_data is not None:
+            params.tokenizer, params.tokenizer_size = tokenizer_data, len(tokenizer_data)
         out = ffi.new("es2s_model **")
         _check(lib.es2s_model_load_memory(data, len(data), params, out))
         self._pid = os.getpid()
-        self._model = _owned(out[0], lib.es2s_model_free, self._pid, (data, encoder_data))
+        self._model = _owned(out[0], lib.es2s_model_free, self._pid, (data, encoder_data, tokenizer_data))
         dims = ffi.new("es2s_model_dims *", {"struct_size": ffi.sizeof("es2s_model_dims")})
         _check(lib.es2s_model_get_dims(self._model, dims))
         self.dims = Dims(**{name: getattr(dims, name) for name in Dims.__dataclass_fields__})
@@ -136,6 +142,28 @@ class DecoderModel:
         embeds = np.empty((len(ids), self.dims.d_model), np.float32)
         _check(lib.es2s_model_embed(self._model, _ints(ids), len(ids), _floats(embeds)))
         return embeds
+
+    def tokenize(self, text: str) -> list[int]:
+        """The input ids of a text, prefix and control tokens included, by the model's own tokenizer."""
+        data, n = text.encode("utf-8", "surrogatepass"), ffi.new("size_t *")
+        ids = np.empty(len(data) + _ROOM, np.int32)
+        _check(lib.es2s_model_tokenize(self._model, data, len(data), _ints(ids), len(ids), n))
+        if n[0] > len(ids):
+            ids = np.empty(n[0], np.int32)
+            _check(lib.es2s_model_tokenize(self._model, data, len(data), _ints(ids), len(ids), n))
+        found: list[int] = ids[: n[0]].tolist()
+        return found
+
+    def detokenize(self, token_ids: npt.ArrayLike) -> str:
+        """The text of token ids, by the model's own tokenizer."""
+        ids, n = np.ascontiguousarray(token_ids, np.int32), ffi.new("size_t *")
+        text = ffi.new("char[]", 16 * len(ids) + _ROOM)
+        arguments = (self._model, _ints(ids), len(ids))
+        _check(lib.es2s_model_detokenize(*arguments, text, len(text), n))
+        if n[0] > len(text):
+            text = ffi.new("char[]", n[0])
+            _check(lib.es2s_model_detokenize(*arguments, text, len(text), n))
+        return bytes(ffi.buffer(text, n[0])).decode()
 
     def session(
         self,

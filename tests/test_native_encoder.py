@@ -136,6 +136,7 @@ def test_a_bundle_holds_one_encoder_and_says_which(bundles: dict[str, Path]):
         with open_bundle(bundles[kind]) as bundle:
             assert [encoder.kind for encoder in bundle.manifest.encoders] == [kind]
             assert ("encoder.weights" in bundle.manifest.files) == (kind == "native")
+            assert ("tokenizer.table" in bundle.manifest.files) == (kind == "native")
             assert ("encoder.onnx" in bundle.manifest.files) == (kind == "onnx")
         with pytest.raises(BundleError, match=f"an encoder of kind \"{other}\", found '{kind}'"):
             edge_s2s.load(bundles[kind], encoder=other)

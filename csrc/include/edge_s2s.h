@@ -99,6 +99,8 @@ typedef struct es2s_model_params {
     int32_t verify_data; /* non-zero (default): compare the tensors with the files' SHA-256 */
     const void *encoder; /* encoder.weights, to live until es2s_model_free; NULL (default): encoded elsewhere */
     size_t encoder_size; /* bytes */
+    const void *tokenizer; /* tokenizer.table, to live as long; NULL (default): tokens are made elsewhere */
+    size_t tokenizer_size;
 } es2s_model_params;
 
 typedef struct es2s_model_dims {
@@ -136,6 +138,17 @@ const char *es2s_model_isa(const es2s_model *model);
 /* Looks up a source's embeddings, what the encoder takes as inputs_embeds, which scales them itself.
  * token_ids: int32[n]; embeds_out: float[n, d_model]. Fails with INVALID_ARGUMENT on an id >= source_vocab_size. */
 es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds_out);
+
+/* The input ids of a text, prefix and control tokens included, by the model's own tokenizer. text: n_bytes of
+ * UTF-8, else INVALID_ARGUMENT. Writes at most `capacity` ids; n_out says how many there are. Takes memory for
+ * the time of the call, as es2s_model_detokenize does. */
+es2s_status es2s_model_tokenize(const es2s_model *model, const char *text, size_t n_bytes, int32_t *ids_out,
+                                size_t capacity, size_t *n_out);
+
+/* The text of token ids, UTF-8 without special tokens. Writes at most `capacity` bytes, and a zero byte behind
+ * them if there is room; n_bytes_out says how many there are. */
+es2s_status es2s_model_detokenize(const es2s_model *model, const int32_t *ids, size_t n, char *text_out,
+                                  size_t capacity, size_t *n_bytes_out);
 
 /* Every session of the model must be freed first. Accepts NULL. */
 void es2s_model_free(es2s_model *model);

@@ -24,6 +24,7 @@ class Candidate:
 
     def __init__(self, manifest: Manifest, files: Mapping[str, bytes]):
         self.manifest = manifest
+        self.weights_file = files[WEIGHTS]
         self.weights = read_weights(files[WEIGHTS])
         views = {name: memoryview(data) for name, data in files.items()}
         encoder = manifest.encoder()

@@ -30,7 +30,7 @@ from edge_s2s.manifest import (
 )
 from edge_s2s.weights import Key, TensorSpec, expected_tensors, write_weights
 
-from . import families, gates
+from . import families, gates, tokenizer_table
 from .candidate import Candidate
 from .errors import ExportError
 from .golden import answers, golden_cases, rounded_otherwise
@@ -121,6 +121,11 @@ def convert(
             **tokenizer_files(tokenizer, spec.source_vocab_size),
         }
     candidate = Candidate(manifest, files)
+    if encoder == "native":
+        with step("compile the tokenizer"):
+            table = tokenizer_table.compile_tokenizer(candidate.tokenizer, files, manifest)
+            files[tokenizer_table.FILE] = table
+            gates.check_table(candidate, table, probe_texts(N_GOLDEN_TEXTS) if texts is None else texts)
     with step("run transformers"):
         all_texts = probe_texts(N_GOLDEN_TEXTS) if texts is None else list(texts)
         _check_texts(candidate, all_texts)

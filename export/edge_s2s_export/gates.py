@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from edge_s2s.decoder import Floats
+from edge_s2s.decoder import DecoderModel, Floats
 
 from .candidate import Candidate
 from .errors import GateError
@@ -106,6 +106,17 @@ def _check_tokenizer(candidate: Candidate, references: Sequence[Reference]) -> M
         if found != reference.input_ids:
             raise GateError(f"tokenizer: {reference.text!r} became {found}, expected {reference.input_ids}")
     return {}
+
+
+def check_table(candidate: Candidate, table: bytes, texts: Sequence[str]) -> None:
+    """The gate of `tokenizer.table`: the C core reads and writes texts as the runtime's tokenizer does."""
+    core = DecoderModel(candidate.weights_file, tokenizer=table)
+    for text in texts:
+        expected, found = candidate.tokenizer.encode(text), core.tokenize(text)
+        if found != expected:
+            raise GateError(f"tokenizer.table: {text!r} became {found}, expected {expected}")
+        if (written := core.detokenize(found)) != candidate.tokenizer.decode(found):
+            raise GateError(f"tokenizer.table: {found} became {written!r}")
 
 
 def _check_float_encoder(candidate: Candidate, spec: ModelSpec) -> Metrics:
