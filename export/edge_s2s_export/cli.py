@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.manifest import RUNTIME_VERSION
@@ -18,14 +20,23 @@ examples:
   edge-s2s-export convert google/flan-t5-small --out bundles/flan/ --dtype float32
   edge-s2s-export convert ./summarizer --out summarizer.es2s --task summarization --languages en \\
       --prefix "summarize: " --licence CC-BY-4.0 --data "Our Corpus, CC BY 4.0, https://example.org"
+  edge-s2s-export build --recipe tiny --work work
+  edge-s2s-export build --recipe e2e-data-to-text --data data --work work
 """
+FACTORY = {
+    "train": "a recipe's teacher",
+    "distill": "a recipe's teacher and student",
+    "evaluate": "a recipe's report, without a bundle",
+    "build": "a recipe's checked bundle, from data to gates",
+}
+FACTORY_NOTE = "Runs what the work folder lacks; stopped at any moment, the same command goes on."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        _convert(options)
+        options.run(options)
     except KeyboardInterrupt:
         return 130
     except (ExportError, EdgeS2SError, OSError) as error:
@@ -43,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {RUNTIME_VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_convert(commands)
+    for name, what in FACTORY.items():
+        _add_factory(commands, name, what)
+    return parser
+
+
+def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
         "convert",
         help="a Hugging Face checkpoint becomes a checked bundle",
@@ -50,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    convert.set_defaults(run=_convert)
     add = convert.add_argument
     add("source", metavar="SOURCE", help="a local Hugging Face folder, or a hub id")
     add("--out", required=True, type=Path, metavar="BUNDLE", help="a file NAME.es2s, or a directory")
@@ -80,22 +99,72 @@ def _parser() -> argparse.ArgumentParser:
         help='checks use its rows {"source": ...} (default: English ones)',
     )
     add("--replace", action="store_true", help="replace BUNDLE if it exists")
-    return parser
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _add_factory(commands: Any, name: str, what: str) -> None:
+    parser = commands.add_parser(
+        name, help=what, description=f"{what.capitalize()}. {FACTORY_NOTE}", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=_run_factory, command=name)
+    add = parser.add_argument
+    add("--recipe", required=True, metavar="NAME|PATH", help="a shipped recipe, or a file NAME.toml")
+    data = Path(os.environ.get("EDGE_S2S_DATA", "data"))
+    add(
+        "--data",
+        type=Path,
+        default=data,
+        metavar="FOLDER",
+        help="of data sets (default: EDGE_S2S_DATA, or data)",
+    )
+    add("--work", type=Path, default=Path("work"), metavar="FOLDER", help="of finished and unfinished stages")
+    add("--threads", type=int, metavar="N", help="of torch (default: one for each core)")
+    if name == "build":
+        add("--out", type=Path, metavar="BUNDLE", help="(default: NAME.es2s in the work folder)")
+
+
+def _run_factory(options: argparse.Namespace) -> None:
+    torch = _quiet_torch()
+    from .factory.build import Chain, build
+    from .factory.display import Display
+    from .factory.recipe import load_recipe
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    recipe, display = load_recipe(options.recipe), Display()
+    if options.command == "build":
+        built = build(recipe, data=options.data, work=options.work, out=options.out, display=display)
+        print(f"{built.bundle}: {built.bundle.stat().st_size / 1e6:.1f} MB, sha256 {built.sha256}")
+        print(f"{built.report}: what was measured")
+        return
+    chain = Chain(recipe, options.data, options.work, display)
+    with chain.work.locked():
+        made = {
+            "train": lambda: chain.teacher,
+            "distill": lambda: chain.student,
+            "evaluate": lambda: chain.evaluation,
+        }
+        print(made[options.command]())
+
+
+def _quiet_torch() -> Any:
+    """torch, or what to install; transformers speaks of errors alone from then on."""
     try:
-        import torch  # noqa: F401
+        import torch
         import transformers
     except ImportError as error:
         raise ExportError(
             f"{error.name} is missing; install it with: pip install 'edge_s2s[export]'"
         ) from error
-    from .convert import convert  # needs what the line above has just asked for
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=UserWarning)  # of the trace; the gates check its result
+    return torch
+
+
+def _convert(options: argparse.Namespace) -> None:
+    _quiet_torch()
+    from .convert import convert  # needs what the line above has just asked for
 
     def show(step: str, seconds: float) -> None:
         print(f"{step:<32}{seconds:7.1f} s", file=sys.stderr)

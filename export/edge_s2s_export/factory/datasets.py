@@ -135,7 +135,7 @@ def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
             Pair(data.prefix + row.source, target)
             for row in rows[: data.max_rows or None]
             for target in row.targets
-            if _is_good(data, row.source, target)
+            if passes(data, row.source, target)
         ]
         if not kept:
             raise ExportError(
@@ -155,7 +155,8 @@ def valid_rows(recipe: Recipe, folder: Path) -> list[Row]:
     ]
 
 
-def _is_good(data: DataSet, source: str, target: str) -> bool:
+def passes(data: DataSet, source: str, target: str) -> bool:
+    """Whether the set's filters let a pair through; `source` without prefix."""
     if "slots" in data.filters and slot_errors(source, target):
         return False
     if "unsupported" in data.filters:

@@ -19,12 +19,13 @@ from edge_s2s_export.model_card import UNKNOWN_LICENCE
 
 from .losses import Distillation
 from .networks import Network
+from .pseudo_labels import PseudoLabels
 from .training import TrainingOptions
 
 T = TypeVar("T")
 
 Filter = Literal["unsupported", "slots"]
-Metric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL"]
+Metric = Literal["bleu", "rouge1", "rouge2", "rougeL"]
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,6 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class PseudoLabels:
-    """Outputs of the teacher for training sources, which the student sees beside the given targets."""
-
-    max_rows: int = 0  # sources; 0: all
-    num_beams: int = 1
-    repeat: int = 1
-    keep_targets: bool = True  # of the data, beside the teacher's
-
-
-@dataclass(frozen=True)
 class Student:
     """`shrink` copies layers of a teacher of the same width, `new` begins with new weights."""
 
@@ -105,7 +96,8 @@ class Gates:
     min_argmax_agreement: float = 0.985  # int8 with float32, over tokens
     max_mean_kl: float = 0.01  # of float32 and int8, in nats a token
     min_sequence_agreement: float = 0.85  # of tokens in free running
-    max_int8_loss: float = 0.5  # of each metric: upper bound of the paired interval
+    max_int8_loss: float = 0.3  # of each metric, from float32 to int8
+    max_int8_loss_bound: float = 0.5  # the upper end of its paired interval
     max_teacher_loss: float = 5.0  # of each metric, from teacher to int8
     max_unsupported_names: float = 0.03
     max_unsupported_numbers: float = 0.03
@@ -212,6 +204,10 @@ def _check(recipe: Recipe, where: str) -> None:
     for name, value in positive.items():
         if value < 1:
             raise ExportError(f"{where}: {name}: expected at least 1, found {value}")
+    for name in recipe.gates.min_scores:
+        if name not in typing.get_args(Metric):
+            known = ", ".join(typing.get_args(Metric))
+            raise ExportError(f"{where}: gates.min_scores.{name}: no such metric; known: {known}")
     if not recipe.lengths.source:
         raise ExportError(f"{where}: lengths.source: expected at least one length, found none")
 

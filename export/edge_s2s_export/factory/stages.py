@@ -31,6 +31,7 @@ class Work:
         """`on_stage` gets a stage's name and "cached", "begins", "goes on" or "done"."""
         self.folder = folder
         self._on_stage = on_stage
+        self._known: set[Path] = set()  # that were spoken of
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -53,7 +54,9 @@ class Work:
         """
         done = self.folder / f"{name}-{_hash(name, inputs)}"
         if done.is_dir():
-            self._on_stage(name, "cached")
+            if done not in self._known:
+                self._on_stage(name, "cached")
+                self._known.add(done)
             return done
         unfinished = done.with_name(f".{done.name}")
         self._on_stage(name, "goes on" if unfinished.is_dir() else "begins")
@@ -63,6 +66,7 @@ class Work:
             _sync(unfinished)
             unfinished.rename(done)
             _sync(self.folder)
+        self._known.add(done)
         self._on_stage(name, "done")
         return done
 

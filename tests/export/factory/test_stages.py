@@ -24,7 +24,11 @@ def test_the_same_inputs_are_made_once(tmp_path: Path):
     again = work.stage("a", {"network": Network(), "x": 1}, write("two"))
     assert first == again
     assert (first / "out").read_text() == "one"
-    assert said == [("a", "begins"), ("a", "done"), ("a", "cached")]
+    assert said == [("a", "begins"), ("a", "done")]
+    Work(tmp_path, on_stage=lambda *what: said.append(what)).stage(
+        "a", {"x": 1, "network": Network()}, write("")
+    )
+    assert said[2:] == [("a", "cached")]
 
 
 def test_every_input_counts(tmp_path: Path):

@@ -1,0 +1,402 @@
+"""The chain: data, tokenizer, teacher, pseudo-labels, student, int8, evaluation, gates, bundle.
+
+    build(load_recipe("tiny"), data=Path("data"), work=Path("work"))
+
+Each is a stage of `stages.py`. All models are measured as bundles, by the runtime that will run them.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from edge_s2s.bundle import open_bundle, write_bundle
+from edge_s2s.drift import Reference
+from edge_s2s_export import families
+from edge_s2s_export.convert import Dtype, convert
+from edge_s2s_export.errors import ExportError, GateError
+
+from .datasets import DATA, EXAMPLES, Pair, Row, passes, train_pairs, valid_rows
+from .display import Display
+from .examples import Batch, Epochs, Example, collate, shapes_of
+from .networks import new_model, shrink
+from .outputs import encode_sources, read_outputs, write_outputs
+from .pseudo_labels import pseudo_labels
+from .recipe import Recipe
+from .report import write_report
+from .stages import Work
+from .tokenizer_training import check_fits, save_tokenizer, train_tokenizer
+from .training import CHECKPOINT, LOG, TrainingOptions, train
+
+N_LOSS_ROWS = 128  # of valid, on which the loss is watched
+TRAIN, VALID = "train.jsonl", "valid.jsonl"
+BUNDLE = "model.es2s"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build wrote."""
+
+    bundle: Path
+    report: Path
+    sha256: str
+
+
+def build(
+    recipe: Recipe, *, data: Path, work: Path, out: Path | None = None, display: Display | None = None
+) -> Built:
+    """Runs what is not done yet and writes the bundle, to `out` or `WORK/NAME.es2s`.
+
+    Raises `GateError` if a gate does not pass; the report says so too, and no bundle is written.
+    """
+    chain = Chain(recipe, data, work, display or Display())
+    with chain.work.locked():
+        report = chain.evaluation
+        measured = json.loads((report / "build.json").read_text(encoding="utf-8"))
+        if refused := measured["refused"]:
+            raise GateError(f"{recipe.name} is refused, see {report / 'report.md'}: {'; '.join(refused)}")
+        path = work / f"{recipe.name}.es2s" if out is None else out
+        extensions = {**measured["extensions"], **chain.drift_reference().to_extension()}
+        _write_measured_bundle(chain.bundle("int8") / BUNDLE, report, extensions, path)
+    return Built(path, report / "report.md", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class Chain:
+    """The stages of one recipe: properties and methods that give a folder, made if it is not there."""
+
+    def __init__(self, recipe: Recipe, data: Path, work: Path, display: Display):
+        self.recipe, self.display = recipe, display
+        self.work = Work(work, on_stage=display.stage)
+        self._data_folder = data
+
+    # Data and tokenizer
+
+    @cached_property
+    def data(self) -> Path:
+        """`train.jsonl` and `valid.jsonl`: filtered pairs, and rows to measure on."""
+        recipe, folder = self.recipe, self._data_folder
+
+        def make(stage: Path) -> None:
+            _write_lines(stage / TRAIN, (pair._asdict() for pair in train_pairs(recipe, folder)))
+            _write_lines(stage / VALID, (dataclasses.asdict(row) for row in valid_rows(recipe, folder)))
+
+        return self.work.stage("data", {"sets": recipe.data, "files": _digests(recipe, folder)}, make)
+
+    @cached_property
+    def tokenizer_folder(self) -> Path:
+        """Of transformers' form."""
+        options = self.recipe.tokenizer
+        if options.folder:
+            return self.work.stage(
+                "tokenizer",
+                {"folder": _identity(options.folder)},
+                lambda stage: AutoTokenizer.from_pretrained(options.folder).save_pretrained(stage),
+            )
+        return self.work.stage(
+            "tokenizer",
+            {"data": self.data, "options": options},
+            lambda stage: save_tokenizer(train_tokenizer(self._texts(), options), stage),
+        )
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself."""
+        return AutoTokenizer.from_pretrained(self.tokenizer_folder)
+
+    def _texts(self) -> Iterable[str]:
+        for pair in self.pairs:
+            yield pair.source
+            yield pair.target
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """To train on."""
+        return [Pair(**values) for values in _read_lines(self.data / TRAIN)]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """To measure on, of all sets."""
+        return [
+            Row(**{**values, "targets": tuple(values["targets"])})
+            for values in _read_lines(self.data / VALID)
+        ]
+
+    # Teacher and student
+
+    @cached_property
+    def teacher(self) -> Path:
+        """A Hugging Face folder."""
+        teacher = self.recipe.teacher
+        init = _identity(teacher.init) if teacher.init else ""
+        inputs = {
+            "network": teacher.network, "init": init, "training": teacher.training, **self._training_inputs,
+        }  # fmt: skip
+
+        def make(stage: Path) -> None:
+            if teacher.init:
+                model = _load(teacher.init)
+            else:
+                assert teacher.network
+                model = new_model(teacher.network, len(self.tokenizer), seed=self.recipe.seed)
+            check_fits(self.tokenizer, model, "teacher")
+            if teacher.training:
+                self._train("teacher", model, self.pairs, teacher.training, stage)
+            self._save(model, stage)
+
+        return self.work.stage("teacher", inputs, make)
+
+    @cached_property
+    def pseudo_labels(self) -> Path:
+        """`train.jsonl`: the teacher's outputs for training sources, those that pass the filters."""
+        options = self.recipe.pseudo_labels
+        assert options
+        sources = [*dict.fromkeys(pair.source for pair in self.pairs)][: options.max_rows or None]
+
+        def make(stage: Path) -> None:
+            teacher = _load(str(self.teacher))
+            with self.display.counting("pseudo-labels", len(sources)) as show:
+                labelled = pseudo_labels(teacher, self.tokenizer, sources, options, on_progress=show)
+            pairs = [
+                Pair(source, target)
+                for source, targets in zip(sources, labelled.targets, strict=True)
+                for target in targets
+                if passes(self.recipe.main, source.removeprefix(self.recipe.main.prefix), target)
+            ]
+            dropped = ", ".join(f"{n} for {reason}" for reason, n in sorted(labelled.dropped.items()))
+            self.display.say(f"pseudo-labels: {len(pairs)} of {len(sources)}, dropped {dropped or 'none'}")
+            _write_lines(stage / TRAIN, (pair._asdict() for pair in pairs))
+
+        inputs = {
+            "teacher": self.teacher,
+            "data": self.data,
+            "tokenizer": self.tokenizer_folder,
+            "options": options,
+        }
+        return self.work.stage("pseudo-labels", inputs, make)
+
+    @cached_property
+    def student(self) -> Path:
+        """A Hugging Face folder."""
+        student = self.recipe.student
+        labels = self.pseudo_labels if self.recipe.pseudo_labels else None
+        inputs = {
+            "student": student, "teacher": self.teacher, "labels": labels, **self._training_inputs,
+        }  # fmt: skip
+
+        def make(stage: Path) -> None:
+            teacher = _load(str(self.teacher))
+            if student.init == "shrink":
+                try:
+                    model: Any = shrink(teacher, student.network)
+                except ValueError as error:
+                    raise ExportError(f"student.network: {error}") from error
+            else:
+                model = new_model(student.network, teacher.config.vocab_size, seed=self.recipe.seed + 1)
+            check_fits(self.tokenizer, model, "student")
+            self._train(
+                "student", model, self._student_pairs(labels), student.training, stage, teacher=teacher
+            )
+            self._save(model, stage)
+
+        return self.work.stage("student", inputs, make)
+
+    def _student_pairs(self, labels: Path | None) -> list[Pair]:
+        options = self.recipe.pseudo_labels
+        if labels is None or options is None:
+            return self.pairs
+        of_teacher = [Pair(**values) for values in _read_lines(labels / TRAIN)] * options.repeat
+        return [*(self.pairs if options.keep_targets else ()), *of_teacher]
+
+    @property
+    def _training_inputs(self) -> dict[str, object]:
+        recipe = self.recipe
+        return {
+            "data": self.data, "tokenizer": self.tokenizer_folder, "lengths": recipe.lengths,
+            "generation": recipe.generation, "seed": recipe.seed,
+        }  # fmt: skip
+
+    def _train(
+        self,
+        name: str,
+        model: Any,
+        pairs: Sequence[Pair],
+        options: TrainingOptions,
+        stage: Path,
+        *,
+        teacher: Any = None,
+    ) -> None:
+        lengths = self.recipe.lengths
+        shapes = shapes_of(lengths.source, lengths.target, lengths.tokens_per_batch)
+        stream = Epochs(self._examples(pairs), shapes, seed=self.recipe.seed)
+        distillation = None if teacher is None else self.recipe.student.distillation
+        with self.display.training(name, options.steps) as show:
+            try:
+                train(
+                    model,
+                    stream,
+                    options,
+                    stage,
+                    valid=self._valid_batches(),
+                    teacher=teacher,
+                    distillation=distillation,
+                    on_progress=show,
+                )
+            except ValueError as error:
+                raise ExportError(f"{name}: {error}") from error
+
+    def _examples(self, pairs: Sequence[Pair]) -> list[Example]:
+        lengths = self.recipe.lengths
+        sources = encode_sources(self.tokenizer, [pair.source for pair in pairs], lengths.source[-1])
+        targets = encode_sources(self.tokenizer, [pair.target for pair in pairs], lengths.target)
+        return [Example(*ids) for ids in zip(sources, targets, strict=True)]
+
+    def _valid_batches(self) -> list[Batch]:
+        prefix = self.recipe.main.prefix
+        rows = [row for row in self.rows if row.set == self.recipe.main.name][:N_LOSS_ROWS]
+        examples = self._examples([Pair(prefix + row.source, row.targets[0]) for row in rows])
+        lengths = self.recipe.lengths
+        [shape] = shapes_of(lengths.source[-1:], lengths.target, lengths.tokens_per_batch)
+        groups = [examples[at : at + shape.rows] for at in range(0, len(examples), shape.rows)]
+        # Rows of padding alone would be the wrong source of a neighbour.
+        return [collate(group, dataclasses.replace(shape, rows=len(group))) for group in groups]
+
+    def _save(self, model: Any, stage: Path) -> None:
+        for name, value in dataclasses.asdict(self.recipe.generation).items():
+            setattr(model.generation_config, name, value)
+        model.save_pretrained(stage)
+        self.tokenizer.save_pretrained(stage)
+        (stage / CHECKPOINT).unlink(missing_ok=True)
+
+    # Bundles and what they say
+
+    def bundle(self, system: str) -> Path:
+        """Folder with the bundle of "teacher" and "float32" in float32, or of "int8"."""
+        recipe = self.recipe
+        model = self.teacher if system == "teacher" else self.student
+        dtype: Dtype = "int8" if system == "int8" else "float32"
+        licences = [DATA[data.name].licence for data in recipe.data if data.name in DATA]
+        facts = {
+            "name": recipe.name,
+            "model_version": recipe.version,
+            "task": recipe.task,
+            "prefix": recipe.main.prefix,
+            "languages": list(recipe.languages),
+            "licence": recipe.licence,
+            "data": licences,
+        }
+
+        def make(stage: Path) -> None:
+            convert(model, stage / BUNDLE, dtype=dtype, texts=self._main_sources(), replace=True, **facts)  # type: ignore[arg-type]
+
+        return self.work.stage(f"bundle-{system}", {"model": model, "dtype": dtype, **facts}, make)
+
+    def _main_sources(self) -> list[str]:
+        return [row.source for row in self.rows if row.set == self.recipe.main.name]
+
+    def outputs(self, system: str) -> Path:
+        """What a bundle says to all rows."""
+        bundle = self.bundle(system)
+        prefixes = {data.name: data.prefix for data in self.recipe.data}
+
+        def make(stage: Path) -> None:
+            prefixed = [prefixes[row.set] + row.source for row in self.rows]
+            ids = encode_sources(self.tokenizer, prefixed, self.recipe.lengths.source[-1])
+            with self.display.counting(f"outputs of {system}", len(ids)) as show:
+                texts = [row.source for row in self.rows]
+                write_outputs(bundle / BUNDLE, texts, ids, stage, on_progress=show)
+
+        return self.work.stage(f"outputs-{system}", {"bundle": bundle, "data": self.data}, make)
+
+    def drift_reference(self) -> Reference:
+        """How often tokens occur in the sources of the main set that it was trained on."""
+        prefix = self.recipe.main.prefix
+        sources = dict.fromkeys(pair.source for pair in self.pairs if pair.source.startswith(prefix))
+        return Reference.from_documents(
+            encode_sources(self.tokenizer, sources, self.recipe.lengths.source[-1])
+        )
+
+    @cached_property
+    def evaluation(self) -> Path:
+        """`eval.json`, `report.md` and its plots."""
+        systems = ("teacher", "float32", "int8")
+        outputs = {system: self.outputs(system) for system in systems}
+        bundles = {system: self.bundle(system) / BUNDLE for system in systems}
+        logs = {"teacher": self.teacher / LOG, "student": self.student / LOG}
+
+        def make(stage: Path) -> None:
+            write_report(
+                self.recipe,
+                stage,
+                self.rows,
+                bundles=bundles,
+                outputs={system: read_outputs(folder) for system, folder in outputs.items()},
+                logs={name: log for name, log in logs.items() if log.exists()},
+            )
+
+        inputs = {"recipe": self.recipe, "data": self.data, **outputs}
+        return self.work.stage("evaluation", inputs, make)
+
+
+def _write_measured_bundle(
+    candidate: Path, report: Path, extensions: Mapping[str, object], path: Path
+) -> None:
+    """The int8 bundle with what was measured and learned from it; nothing else changes."""
+    with open_bundle(candidate) as bundle:
+        files = {name: bytes(bundle.read(name)) for name in bundle.manifest.files}
+        measured = json.loads((report / "eval.json").read_text(encoding="utf-8"))
+        files["eval.json"] = _dump({**json.loads(files["eval.json"]), "task": measured})
+        card = (report / "model_card.md").read_text(encoding="utf-8")
+        files["MODEL_CARD.md"] = files["MODEL_CARD.md"] + b"\n" + card.encode()
+        write_bundle(path, dataclasses.replace(bundle.manifest, extensions=extensions), files, replace=True)
+
+
+def _load(source: str) -> Any:
+    """A model in float32, of a family that a bundle can hold."""
+    try:
+        families.family_of(AutoConfig.from_pretrained(source))
+        return AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{source}: expected a Hugging Face folder, or a hub id and a network connection; {error}"
+        ) from error
+
+
+def _identity(source: str) -> str:
+    """What a folder's files are, or a hub id as it is."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return " ".join(f"{path.relative_to(folder)}:{_digest(path)}" for path in files)
+
+
+def _digests(recipe: Recipe, folder: Path) -> dict[str, str]:
+    names = [data.name for data in recipe.data if data.name != EXAMPLES]
+    files = sorted(path for name in names for path in (folder / name).glob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dump(document: object) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def _write_lines(path: Path, values: Iterable[object]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
