@@ -228,6 +228,8 @@ class GenerationStats:
     """Pieces that a long document was cut into"""
     n_levels: int = 0
     """How often the summaries of pieces were summarized again"""
+    cloud_ms: float = 0.0
+    """Time from asking the cloud to its answer"""
 
 
 class Provenance(NamedTuple):
@@ -260,8 +262,10 @@ class Generation:
     finish_reason: FinishReason
     """"loop": it went round in circles, and its beginning or a sentence of the source is all there is"""
     reasons: tuple[str, ...] = ()
-    """What `checks` found in the first try, and what was done; `repair` has the words"""
-    origin: Literal["device"] = "device"
+    """What `checks` found in the first try, and what was done; `repair` has the words. A HybridModel adds why
+    the cloud was asked, and why it did not answer; `hybrid.policy` has its words"""
+    origin: Literal["device", "cloud"] = "device"
+    """Of the cloud is the text alone: it has no `token_ids` and `token_logprobs`, and its `score` is NaN"""
     confidence: float | None = None
     """Probability that it is good, where the bundle has a calibration and the text was decoded in one pass"""
     seed: int | None = None

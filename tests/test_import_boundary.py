@@ -86,7 +86,7 @@ def imports_of(module: str) -> set[str]:
         for name in names:
             if name == "edge_s2s" or name.startswith("edge_s2s."):
                 submodule = name.split(".")[1] if "." in name else "__init__"
-                is_module = (PACKAGE / f"{submodule}.py").exists() or submodule == "_core"
+                is_module = (PACKAGE / f"{submodule}.py").exists() or submodule in ("_core", "hybrid")
                 found.add(submodule if is_module else "__init__")
     return found
 
@@ -94,6 +94,10 @@ def imports_of(module: str) -> set[str]:
 @pytest.mark.parametrize("module", sorted(path.stem for path in PACKAGE.glob("*.py")))
 def test_module_imports_only_what_is_below_it(module: str):
     assert imports_of(module) <= ALLOWED[module]
+
+
+def test_nothing_imports_the_cloud_but_the_command_line_when_it_is_asked_to():
+    assert {module for module in ALLOWED if "hybrid" in imports_of(module)} <= {"cli"}
 
 
 def test_only_the_decoder_touches_the_compiled_module():
