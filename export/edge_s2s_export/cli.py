@@ -74,6 +74,12 @@ def _add_convert(commands: Any) -> None:
     add("--out", required=True, type=Path, metavar="BUNDLE", help="a file NAME.es2s, or a directory")
     add("--dtype", choices=("int8", "float32"), default="int8", help="of the weights (default: %(default)s)")
     add(
+        "--smooth-quant",
+        type=float,
+        metavar="ALPHA",
+        help="move what is hard to quantize into weights, such as 0.5 (T5 only; default: no)",
+    )
+    add(
         "--encoder",
         choices=("onnx", "native"),
         default="onnx",
@@ -173,6 +179,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.source,
         options.out,
         dtype=options.dtype,
+        smooth_quant=options.smooth_quant,
         encoder=options.encoder,
         name=options.name,
         model_version=options.model_version,

@@ -39,10 +39,13 @@ from .model_spec import ModelSpec
 from .onnx_encoder import export_encoder
 from .probe_texts import probe_texts
 from .quantize import quantize_tensors
+from .smooth_quant import smooth
 from .tokenizer_json import language_tokens, load_tokenizer, text_rules, tokenizer_files
 
 HEAD_RESCORE = 8  # best logits that are recomputed with float activations in an int8 bundle
 N_GATE_TEXTS = 20
+N_SMOOTH_TEXTS = 64
+N_SMOOTH_TOKENS = 32  # that the model writes for each of them
 N_GOLDEN_TEXTS = 400  # to choose from
 ENCODER_FILES: Mapping[EncoderKind, str] = {"onnx": "encoder.onnx", "native": encoder_weights.FILE}
 
@@ -64,6 +67,7 @@ def convert(
     *,
     dtype: Dtype = "int8",
     encoder: EncoderKind = "onnx",
+    smooth_quant: float | None = None,
     name: str | None = None,
     model_version: str = "1.0.0",
     task: str = "text2text-generation",
@@ -78,7 +82,8 @@ def convert(
     """Converts `source`, a local Hugging Face folder or a hub id, into the bundle `out`.
 
     `out` is an .es2s file or a directory. `encoder` is what the bundle's runs on: ONNX Runtime, or the C core
-    ("native"). `prefix` starts every input. `licence` is the SPDX expression of
+    ("native"). `smooth_quant`, such as 0.5, smooths a T5 for int8 with that alpha, calibrated on texts.
+    `prefix` starts every input. `licence` is the SPDX expression of
     the weights, `data` one line for each data set they were trained on. `texts`, by default English ones
     written for this project, are what gates and golden cases use. `on_step` gets each finished step and its
     seconds.
@@ -93,6 +98,9 @@ def convert(
     step = _timer(on_step)
     with step("load the checkpoint"):
         model, tokenizer = _load(source)
+        all_texts = probe_texts(N_GOLDEN_TEXTS) if texts is None else list(texts)
+        if smooth_quant is not None:
+            _smooth(model, tokenizer, [prefix + text for text in all_texts[:N_SMOOTH_TEXTS]], smooth_quant)
         spec = families.describe(model, tokenizer)
         spec = dataclasses.replace(spec, keys={**spec.keys, "prefix": prefix})
     manifest = Manifest(
@@ -127,7 +135,6 @@ def convert(
             files[tokenizer_table.FILE] = table
             gates.check_table(candidate, table, probe_texts(N_GOLDEN_TEXTS) if texts is None else texts)
     with step("run transformers"):
-        all_texts = probe_texts(N_GOLDEN_TEXTS) if texts is None else list(texts)
         _check_texts(candidate, all_texts)
         gate_texts = [prefix + text for text in all_texts[:N_GATE_TEXTS]]
         references = gates.run_transformers(model, tokenizer, spec, gate_texts)
@@ -186,6 +193,18 @@ def _load(source: str | Path) -> tuple[Any, Any]:
             f"{source}: expected weights and a tokenizer beside config.json; {error}"
         ) from error
     return model, tokenizer
+
+
+def _smooth(model: Any, tokenizer: Any, texts: Sequence[str], alpha: float) -> None:
+    def calibrate() -> None:
+        for text in texts:
+            input_ids = tokenizer(text, return_tensors="pt").input_ids
+            model.generate(input_ids, max_new_tokens=N_SMOOTH_TOKENS, num_beams=1, do_sample=False)
+
+    try:
+        smooth(model, calibrate, alpha=alpha)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _check_texts(candidate: Candidate, texts: Sequence[str]) -> None:

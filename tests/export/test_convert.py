@@ -126,6 +126,15 @@ def test_converting_twice_gives_the_same_bytes(folder: Path, bundle: Path, tmp_p
     assert again.read_bytes() == bundle.read_bytes()
 
 
+def test_smoothing_changes_the_weights_and_passes_the_gates(folder: Path, bundle: Path, tmp_path: Path):
+    out = tmp_path / "smooth.es2s"
+    convert(folder, out, prefix=PREFIX, smooth_quant=0.5)
+    with open_bundle(bundle) as plain, open_bundle(out) as smooth:
+        assert bytes(plain.read("decoder.weights")) != bytes(smooth.read("decoder.weights"))
+    with pytest.raises(ExportError, match="expected a T5 model, found BartForConditionalGeneration"):
+        convert(make_tiny_folder(tmp_path / "bart", kind="bart"), tmp_path / "bart.es2s", smooth_quant=0.5)
+
+
 def test_a_directory_has_the_same_files_as_the_zip(folder: Path, bundle: Path, tmp_path: Path):
     convert(
         folder,
