@@ -93,6 +93,12 @@ static es2s_status read_model_params(const es2s_model_params *params, es2s_model
     return check_range("n_threads", complete->n_threads, 1, MAX_THREADS);
 }
 
+/* What the params name takes the place of what the bundle has. */
+static void add_given_files(const es2s_model_params *params, es2s_bundle_file *files) {
+    if (params->encoder) files->encoder = (es2s_span){params->encoder, params->encoder_size};
+    if (params->tokenizer) files->tokenizer = (es2s_span){params->tokenizer, params->tokenizer_size};
+}
+
 es2s_status es2s_model_load(const char *path, const es2s_model_params *params, es2s_model **model_out) {
     ES2S_TRY(check_pointer("model_out", model_out));
     *model_out = NULL;
@@ -100,13 +106,14 @@ es2s_status es2s_model_load(const char *path, const es2s_model_params *params, e
     es2s_model_params complete;
     ES2S_TRY(read_model_params(params, &complete));
 
-    es2s_mapping file;
-    ES2S_TRY(es2s_file_map(path, &file));
-    const es2s_status status = es2s_model_create(file.data, file.size, &complete, model_out);
+    es2s_bundle_file files;
+    ES2S_TRY(es2s_bundle_file_open(path, &files));
+    add_given_files(&complete, &files);
+    const es2s_status status = es2s_model_create(&files, &complete, model_out);
     if (status == ES2S_OK)
-        (*model_out)->file = file;
+        (*model_out)->files = files;
     else
-        es2s_file_unmap(&file);
+        es2s_bundle_file_close(&files);
     return status;
 }
 
@@ -117,7 +124,10 @@ es2s_status es2s_model_load_memory(const void *data, size_t size, const es2s_mod
     ES2S_TRY(check_pointer("data", data));
     es2s_model_params complete;
     ES2S_TRY(read_model_params(params, &complete));
-    return es2s_model_create(data, size, &complete, model_out);
+    es2s_bundle_file files;
+    ES2S_TRY(es2s_bundle_file_read(data, size, &files));
+    add_given_files(&complete, &files);
+    return es2s_model_create(&files, &complete, model_out);
 }
 
 es2s_status es2s_model_get_dims(const es2s_model *model, es2s_model_dims *dims_out) {
@@ -555,5 +565,72 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
         es2s_search_run(s, &p, tokens_out, lens_out, scores_out, logprobs_out, finish_reasons_out);
     s->is_generating = false;
     es2s_decoder_begin(s);
+    return status;
+}
+
+/* ============================================ Texts ============================================= */
+
+typedef struct summary_job {
+    const es2s_model *model;
+    const es2s_generate_params *params; /* complete; one sequence */
+    int32_t *source;                    /* [max_source_len] */
+    int32_t *tokens;                    /* [max_new_tokens] */
+    int32_t n_source, n_tokens;
+} summary_job;
+
+static es2s_status read_source(summary_job *job, const char *text, size_t n_bytes) {
+    const size_t limit = (size_t)job->model->dims.max_source_len;
+    size_t n;
+    ES2S_TRY(es2s_model_tokenize(job->model, text, n_bytes, job->source, limit, &n));
+    if (n > limit)
+        return es2s_fail(ES2S_CAPACITY, "text: expected at most %zu tokens, found %zu", limit, n);
+    job->n_source = (int32_t)n;
+    return ES2S_OK;
+}
+
+static es2s_status run_session(summary_job *job, es2s_session *session) {
+    const int64_t start = es2s_clock_ns();
+    es2s_generate_params p = *job->params;
+    float score;
+    ES2S_TRY(es2s_session_encode(session, 0, job->source, job->n_source, p.deadline_ms, p.cancel, NULL));
+    if (p.encoder_repetition_penalty != 1 || p.encoder_no_repeat_ngram_size > 0)
+        ES2S_TRY(es2s_session_set_source_ids(session, 0, job->source, job->n_source));
+    if (p.deadline_ms >= 0) {
+        const int64_t left = p.deadline_ms - (es2s_clock_ns() - start) / 1000000;
+        p.deadline_ms = left > 0 ? left : 0;
+    }
+    return es2s_session_generate(session, &p, job->tokens, &job->n_tokens, &score, NULL, NULL);
+}
+
+es2s_status es2s_summarize(const es2s_model *model, const char *text, size_t n_bytes,
+                           const es2s_generate_params *params, char *summary_out, size_t capacity,
+                           size_t *n_bytes_out) {
+    es2s_generate_params p;
+    ES2S_TRY(check_tokenizer(model));
+    if (!model->encoder) return es2s_fail(ES2S_STATE, "summarize: expected a model with an encoder");
+    es2s_generate_params_init(model, &p);
+    if (params) ES2S_TRY(read_params("es2s_generate_params", params, &p, sizeof p));
+    p.num_return_sequences = 1;
+    ES2S_TRY(check_range("num_beams", p.num_beams, 1, MAX_BEAMS));
+    ES2S_TRY(check_range("max_new_tokens", p.max_new_tokens, 1, model->dims.max_target_len));
+    const size_t max_source_len = (size_t)model->dims.max_source_len;
+    int32_t *ids = es2s_alloc((max_source_len + (size_t)p.max_new_tokens) * sizeof *ids);
+    if (!ids) return es2s_fail(ES2S_OUT_OF_MEMORY, "summarize: no memory for token ids");
+    summary_job job = {.model = model, .params = &p, .source = ids, .tokens = ids + max_source_len};
+    es2s_session *session = NULL;
+    es2s_status status = read_source(&job, text, n_bytes);
+    if (status == ES2S_OK) {
+        es2s_session_params limits;
+        es2s_session_params_init(&limits);
+        limits.max_beams = p.num_beams;
+        limits.max_source_len = job.n_source > 0 ? job.n_source : 1;
+        limits.max_target_len = p.prefix_lens ? model->dims.max_target_len : p.max_new_tokens;
+        status = es2s_session_create(model, &limits, &session);
+    }
+    if (status == ES2S_OK) status = run_session(&job, session);
+    if (status == ES2S_OK)
+        status = es2s_model_detokenize(model, job.tokens, (size_t)job.n_tokens, summary_out, capacity, n_bytes_out);
+    es2s_session_free(session);
+    es2s_free(ids);
     return status;
 }

@@ -120,28 +120,27 @@ typedef struct reader {
     bool has_encoder, has_tokenizer;
 } reader;
 
-static es2s_status read_decoder_keys(reader *r, const void *data, size_t size, bool verify, es2s_model *m) {
+static es2s_status read_decoder_keys(reader *r, const es2s_span *file, bool verify, es2s_model *m) {
     es2s_loader *l = &r->decoder;
-    l->status = es2s_weights_file_parse(&l->file, data, size, verify);
+    l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
     r->contents = read_keys(l, m);
     r->fit = (es2s_encoder_fit){m->dims.d_model, m->dims.max_source_len, m->dims.n_layers,
                                 m->dims.n_heads * m->dims.d_head};
     return l->status;
 }
 
-static es2s_status read_encoder_keys(reader *r, const void *data, size_t size, bool verify, es2s_encoder *e) {
+static es2s_status read_encoder_keys(reader *r, const es2s_span *file, bool verify, es2s_encoder *e) {
     es2s_loader *l = &r->encoder;
-    l->status = es2s_weights_file_parse(&l->file, data, size, verify);
+    l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
     es2s_encoder_read_keys(l, e, &r->fit);
     return l->status == ES2S_OK ? ES2S_OK : es2s_fail_within("encoder.weights", l->status);
 }
 
-static es2s_status read_tokenizer(reader *r, const es2s_model_params *params, const es2s_model_dims *dims,
+static es2s_status read_tokenizer(reader *r, const es2s_span *file, bool verify, const es2s_model_dims *dims,
                                   es2s_tokenizer *t) {
     es2s_loader l = {.kernels = r->decoder.kernels, .arena = &r->arena};
     const contents *c = &r->contents;
-    l.status = es2s_weights_file_parse(&l.file, params->tokenizer, params->tokenizer_size,
-                                       params->verify_data != 0);
+    l.status = es2s_weights_file_parse(&l.file, file->data, file->size, verify);
     es2s_tokenizer_read(&l, t, (const uint8_t *)c->prefix, c->prefix_len);
     if (l.status == ES2S_OK) l.status = es2s_weights_file_check_all_asked(&l.file);
     if (l.status == ES2S_OK && t->vocab_size != dims->source_vocab_size)
@@ -176,7 +175,7 @@ static es2s_status read_model(reader *r, es2s_model *m, es2s_encoder *e, const e
     return ES2S_OK;
 }
 
-es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_params *params,
+es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_params *params,
                               es2s_model **model_out) {
     const bool verify = params->verify_data != 0;
     es2s_model m = {0}, *model = NULL;
@@ -185,12 +184,12 @@ es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_pa
     if (es2s_kernels_select(&m.kernels, params->isa) != 0)
         return es2s_fail(ES2S_UNSUPPORTED_CPU, "isa: expected one of \"%s\", found \"%s\"",
                          es2s_kernels_supported(), params->isa);
-    reader r = {.has_encoder = params->encoder != NULL, .has_tokenizer = params->tokenizer != NULL};
+    reader r = {.has_encoder = files->encoder.data != NULL, .has_tokenizer = files->tokenizer.data != NULL};
     r.decoder.kernels = r.encoder.kernels = &m.kernels;
     r.decoder.arena = r.encoder.arena = &r.arena;
-    ES2S_TRY(read_decoder_keys(&r, data, size, verify, &m));
-    if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, params->encoder, params->encoder_size, verify, &e));
-    if (r.has_tokenizer) ES2S_TRY(read_tokenizer(&r, params, &m.dims, &t));
+    ES2S_TRY(read_decoder_keys(&r, &files->decoder, verify, &m));
+    if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, &files->encoder, verify, &e));
+    if (r.has_tokenizer) ES2S_TRY(read_tokenizer(&r, &files->tokenizer, verify, &m.dims, &t));
     ES2S_TRY(read_model(&r, &m, &e, &t, &model));
 
     const size_t n_bytes = r.arena.used;
@@ -213,6 +212,6 @@ es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_pa
 void es2s_model_free(es2s_model *model) {
     if (!model) return;
     es2s_thread_pool_free(model->pool);
-    es2s_file_unmap(&model->file);
+    es2s_bundle_file_close(&model->files);
     es2s_free(model);
 }

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 
+#include "bundle_file.h"
 #include "edge_s2s.h"
 #include "encoder_weights.h"
 #include "kernels/kernels.h"
@@ -48,11 +49,11 @@ struct es2s_model {
     const es2s_tokenizer *tokenizer; /* NULL: tokenized elsewhere */
 
     es2s_thread_pool *pool;
-    es2s_mapping file; /* empty if the data is the caller's */
+    es2s_bundle_file files; /* what is mapped; nothing if the data is the caller's */
 };
 
-/* data, params->encoder and params->tokenizer must live as long as the model; params is complete and checked. */
-es2s_status es2s_model_create(const void *data, size_t size, const es2s_model_params *params,
+/* What `files` says must live as long as the model; params is complete and checked. */
+es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_params *params,
                               es2s_model **model_out);
 
 #endif

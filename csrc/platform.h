@@ -5,6 +5,7 @@
 #ifndef ES2S_PLATFORM_H
 #define ES2S_PLATFORM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,10 @@ typedef struct es2s_mapping {
 
 /* Maps a regular file read-only. Fails with ES2S_IO. */
 es2s_status es2s_file_map(const char *path, es2s_mapping *mapping_out);
+
+/* Whether something is at this path, and whether it is a folder. */
+bool es2s_path_exists(const char *path);
+bool es2s_is_folder(const char *path);
 
 /* Accepts an empty mapping. */
 void es2s_file_unmap(es2s_mapping *mapping);

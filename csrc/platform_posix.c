@@ -70,6 +70,16 @@ static es2s_status fail_io(const char *path, const char *what, int error) {
     return es2s_fail(ES2S_IO, "%s: %s: %s", path, what, reason);
 }
 
+bool es2s_path_exists(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+bool es2s_is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 es2s_status es2s_file_map(const char *path, es2s_mapping *mapping_out) {
     /* Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it. */
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

@@ -84,5 +84,5 @@ def build(name: str, *targets: str) -> Path:
 
 @functools.cache
 def _configure(folder: Path, cmake: str, ninja: str, *options: str) -> None:
-    options = ("-DES2S_BUILD_TESTS=ON", f"-DCMAKE_MAKE_PROGRAM={ninja}", *options)
+    options = ("-DES2S_BUILD_TESTS=ON", "-DES2S_BUILD_SHARED=ON", f"-DCMAKE_MAKE_PROGRAM={ninja}", *options)
     run(cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *options)

@@ -70,7 +70,7 @@ APP = """
 cmake_minimum_required(VERSION 3.20)
 project(app C)
 add_subdirectory({root} core)
-add_executable(app {root}/examples/decode.c)
+add_executable(app {root}/examples/c/decode.c)
 target_link_libraries(app PRIVATE {library})
 """
 

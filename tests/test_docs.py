@@ -91,7 +91,7 @@ def test_c_example_gives_the_same_tokens_as_python(tmp_path: Path):
     )
     include, library = f"-I{ROOT}/csrc/include", build / "libedge_s2s.a"
     program = tmp_path / "decode"
-    source = ROOT / "examples" / "decode.c"
+    source = ROOT / "examples" / "c" / "decode.c"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", include]
     subprocess.run(["cc", *flags, source, library, "-lpthread", "-o", program], check=True)
 

@@ -2,26 +2,13 @@
  * edge_s2s: an encoder-decoder Transformer, on the device.
  *
  *     es2s_model *model = NULL;
- *     es2s_session *session = NULL;
- *     if (es2s_model_load("decoder.weights", NULL, &model) != ES2S_OK) puts(es2s_last_error());
- *     es2s_generate_params gp;
- *     es2s_generate_params_init(model, &gp);                         // the bundle's defaults
- *     gp.num_return_sequences = 1;
- *     es2s_session_params sp;
- *     es2s_session_params_init(&sp);
- *     sp.max_beams = gp.num_beams;
- *     sp.max_target_len = gp.max_new_tokens;
- *     es2s_session_create(model, &sp, &session);
- *     es2s_session_set_source(session, 0, cross_kv, source_len);     // from the encoder
- *     es2s_session_generate(session, &gp, tokens, &n_tokens, &score, NULL, NULL);
- *     es2s_session_free(session);
+ *     if (es2s_model_load("summarizer.es2s", NULL, &model) != ES2S_OK) puts(es2s_last_error());
+ *     es2s_summarize(model, text, strlen(text), NULL, summary, sizeof summary, &n_bytes);
  *     es2s_model_free(model);
  *
- * What does not appear in this file is not part of the API.
- *
- * Every function that can fail returns ES2S_OK (0) or a negative status; es2s_last_error() then tells
- * what was expected and what was found. After a failure outputs are NULL or untouched, and the object
- * stays usable. The library never prints, exits, reads the environment or keeps global state.
+ * What does not appear in this file is not part of the API. What can fail returns ES2S_OK (0) or a negative
+ * status; es2s_last_error() then tells what was expected and found. After a failure outputs are NULL or
+ * untouched, the object stays usable. The library never prints, exits, reads the environment or keeps state.
  *
  * A parameter struct starts with struct_size. Call its _init function, then change what you need.
  * Members are only ever appended, together with a new _init function that knows them, so a program
@@ -97,9 +84,9 @@ typedef struct es2s_model_params {
     int32_t n_threads;   /* threads that may work on one call, the caller's included; 1..64, default 1 */
     const char *isa;     /* kernel set to use; NULL (default) = the widest this CPU supports */
     int32_t verify_data; /* non-zero (default): compare the tensors with the files' SHA-256 */
-    const void *encoder; /* encoder.weights, to live until es2s_model_free; NULL (default): encoded elsewhere */
-    size_t encoder_size; /* bytes */
-    const void *tokenizer; /* tokenizer.table, to live as long; NULL (default): tokens are made elsewhere */
+    const void *encoder;   /* encoder.weights, to live until es2s_model_free; NULL (default): the bundle's, if any */
+    size_t encoder_size;
+    const void *tokenizer; /* tokenizer.table, the same */
     size_t tokenizer_size;
 } es2s_model_params;
 
@@ -121,8 +108,8 @@ typedef struct es2s_model_dims {
 
 void es2s_model_params_init(es2s_model_params *params);
 
-/* Loads decoder.weights by mapping the file, which must not change until es2s_model_free.
- * params NULL = defaults. Fails with IO, BAD_FORMAT, UNSUPPORTED_VERSION, UNSUPPORTED_CPU, OUT_OF_MEMORY. */
+/* Loads decoder.weights, or a bundle, a folder or an .es2s, with the encoder and the tokenizer that it has for the
+ * core. Files are mapped and must not change until es2s_model_free. params NULL = defaults. Fails with IO, BAD_FORMAT, UNSUPPORTED_VERSION, UNSUPPORTED_CPU, OUT_OF_MEMORY. */
 es2s_status es2s_model_load(const char *path, const es2s_model_params *params, es2s_model **model_out);
 
 /* The same from memory at any alignment; data stays the caller's and must live until es2s_model_free. */
@@ -139,14 +126,12 @@ const char *es2s_model_isa(const es2s_model *model);
  * token_ids: int32[n]; embeds_out: float[n, d_model]. Fails with INVALID_ARGUMENT on an id >= source_vocab_size. */
 es2s_status es2s_model_embed(const es2s_model *model, const int32_t *token_ids, size_t n, float *embeds_out);
 
-/* The input ids of a text, prefix and control tokens included, by the model's own tokenizer. text: n_bytes of
- * UTF-8, else INVALID_ARGUMENT. Writes at most `capacity` ids; n_out says how many there are. Takes memory for
- * the time of the call, as es2s_model_detokenize does. */
+/* The input ids of a text, n_bytes of UTF-8, with prefix and control tokens, by the model's own tokenizer. Writes at
+ * most `capacity` ids; n_out says how many there are. Takes memory for the time of the call, as the next one. */
 es2s_status es2s_model_tokenize(const es2s_model *model, const char *text, size_t n_bytes, int32_t *ids_out,
                                 size_t capacity, size_t *n_out);
 
-/* The text of token ids, UTF-8 without special tokens. Writes at most `capacity` bytes, and a zero byte behind
- * them if there is room; n_bytes_out says how many there are. */
+/* The text of token ids, UTF-8 without special tokens: at most `capacity` bytes, and a zero byte if there is room. */
 es2s_status es2s_model_detokenize(const es2s_model *model, const int32_t *ids, size_t n, char *text_out,
                                   size_t capacity, size_t *n_bytes_out);
 
@@ -179,10 +164,9 @@ size_t es2s_session_memory(const es2s_session *session);
  * once per source, whatever the number of beams. */
 es2s_status es2s_session_set_source(es2s_session *session, int32_t row, const float *cross_kv, int32_t source_len);
 
-/* The same by the model's own encoder, which its params have to name. token_ids: int32[n], those of
- * es2s_model_embed. deadline_ms: time for this call, < 0 = none. cancel: polled in each layer, set by any
- * thread; may be NULL. mean_hidden_out: float[d_model], mean of the last hidden states; may be NULL. Fails with
- * CANCELLED after the deadline, too; the row then has no source. */
+/* The same by the model's own encoder. token_ids: int32[n], those of es2s_model_embed. deadline_ms: time for this
+ * call, < 0 = none. cancel: polled in each layer; may be NULL. Either ends in CANCELLED, without a source in the row.
+ * mean_hidden_out: float[d_model], mean of the last hidden states; may be NULL. */
 es2s_status es2s_session_encode(es2s_session *session, int32_t row, const int32_t *token_ids, int32_t n,
                                 int64_t deadline_ms, const volatile int32_t *cancel, float *mean_hidden_out);
 
@@ -296,6 +280,12 @@ void es2s_generate_params_init(const es2s_model *model, es2s_generate_params *pa
 es2s_status es2s_session_generate(es2s_session *session, const es2s_generate_params *params, int32_t *tokens_out,
                                   int32_t *lens_out, float *scores_out, float *logprobs_out,
                                   int32_t *finish_reasons_out);
+
+/* Tokenizes, encodes, generates and detokenizes, with memory for the time of the call; params NULL = the bundle's
+ * defaults. CAPACITY: more than max_source_len tokens. CANCELLED: before all of them were read. */
+es2s_status es2s_summarize(const es2s_model *model, const char *text, size_t n_bytes,
+                           const es2s_generate_params *params, char *summary_out, size_t capacity,
+                           size_t *n_bytes_out);
 
 /* ---- cffi reads to here ---- */
 

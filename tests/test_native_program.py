@@ -1,0 +1,176 @@
+"""The whole model in C: one small library, and a program that turns a file into a summary on every CPU."""
+
+import json
+import re
+import subprocess
+import zlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edge_s2s
+from c_builds import EMULATED, ROOT, build, find_tool, run
+from edge_s2s.bundle import open_bundle, write_bundle
+from edge_s2s.decoder import supported_isas
+from edge_s2s.generation import GenerationOptions
+from edge_s2s.stored_zip import write_zip
+from edge_s2s_export.convert import convert
+from edge_s2s_export.probe_texts import probe_texts
+from test_cpu_parity import HOST
+from test_default_bundle import CHECKPOINT
+
+MAX_LIBRARY_SIZE = 500_000  # bytes, stripped
+REPORT = ROOT / "reports" / "native_program.json"
+NATIVE_FILES = ("decoder.weights", "encoder.weights", "tokenizer.table")
+CPUS = [(HOST, supported_isas()[0]), (HOST, supported_isas()[-1])]
+CPUS += [(cpu, emulated.isa) for cpu, emulated in EMULATED.items()]
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny T5 with a native encoder."""
+    path = tmp_path_factory.mktemp("native") / "tiny.es2s"
+    convert(tiny_folder, path, name="tiny", prefix="tell: ", encoder="native")
+    return path
+
+
+@pytest.fixture(scope="module")
+def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model with a native encoder."""
+    if not CHECKPOINT.exists():
+        pytest.skip("the checkpoint is not there (EDGE_S2S_CHECKPOINTS)")
+    path = tmp_path_factory.mktemp("native") / "default.es2s"
+    convert(CHECKPOINT, path, name="default", prefix="summarize dialogue: ", encoder="native")
+    return path
+
+
+def summarize(
+    cpu: str, isa: str, bundle: Path, documents: list[str], n_threads: int = 1
+) -> tuple[list[list[int]], list[str]]:
+    """Token ids and texts, by tests/csrc/summarize_documents.c."""
+    emulated = EMULATED.get(cpu)
+    folder = build(emulated.build if emulated else "release", "summarize_documents")
+    program = [*(emulated.emulator() if emulated else []), folder / "tests" / "csrc" / "summarize_documents"]
+    given = "".join(f"{document}\0" for document in documents).encode()
+    environment = {"QEMU_CPU": cpu} if emulated else {}
+    result = subprocess.run(
+        [*program, bundle, isa, str(n_threads)], input=given, capture_output=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    lines = [line.split("\t") for line in result.stdout.decode().splitlines()]
+    return [[int(token) for token in ids.split()] for ids, _ in lines], [text for _, text in lines]
+
+
+def python_summaries(bundle: Path, documents: list[str]) -> tuple[list[list[int]], list[str]]:
+    with edge_s2s.load(bundle, encoder="native") as model:
+        results = [best for [best] in model.generate(documents, GenerationOptions(num_beams=1))]
+    return [list(best.token_ids) for best in results], [best.text.replace("\n", " ") for best in results]
+
+
+def test_two_hundred_documents_have_the_tokens_and_texts_of_python(bundle: Path):
+    documents = [f"{text} {i}" for i, text in enumerate(probe_texts(200))]
+    expected = python_summaries(bundle, documents)
+    assert len({tuple(ids) for ids in expected[0]}) > 20
+    assert summarize(HOST, supported_isas()[-1], bundle, documents, n_threads=2) == expected
+
+
+@pytest.mark.parametrize(("cpu", "isa"), CPUS)
+def test_documents_have_the_same_tokens_on(cpu: str, isa: str, bundle: Path):
+    documents = probe_texts(5)
+    assert summarize(cpu, isa, bundle, documents) == python_summaries(bundle, documents)
+
+
+def test_the_example_program_summarizes_a_file(bundle: Path, tmp_path: Path):
+    program = tmp_path / "summarize"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc/include"]
+    library = build("release", "edge_s2s_static") / "libedge_s2s.a"
+    source = ROOT / "examples" / "c" / "summarize.c"
+    run(find_tool("cc"), *flags, source, library, "-lpthread", "-lm", "-o", program)
+    document = (ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8")[:400]
+    with edge_s2s.load(bundle, encoder="native") as model:
+        [[expected]] = model.generate([document])
+    folder = tmp_path / "folder"
+    with open_bundle(bundle) as opened:
+        files = {name: bytes(opened.read(name)) for name in opened.manifest.files}
+        write_bundle(folder, opened.manifest, files)
+    for path in (bundle, folder):
+        result = subprocess.run([program, path], input=document, capture_output=True, text=True)
+        assert (result.stdout, result.stderr) == (f"{expected.text}\n", "")
+    for path, document, message in (
+        (tmp_path / "nowhere", "a", "cannot open"),
+        (ROOT / "README.md", "a", 'expected a file that starts with "es2swts"'),
+        (bundle, "a" * 20_000, "expected at most"),
+    ):
+        result = subprocess.run([program, path], input=document, capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert message in result.stderr
+    result = subprocess.run([program, bundle], input=b"\xff", capture_output=True)
+    assert b"expected UTF-8" in result.stderr
+
+
+@cache
+def zip_files(bundle: Path) -> dict[str, bytes]:
+    with open_bundle(bundle) as opened:
+        return {"manifest.json": b"{}", **{name: bytes(opened.read(name)) for name in NATIVE_FILES}}
+
+
+def test_damaged_zips_are_refused_by_name(bundle: Path, tmp_path: Path):
+    """Under AddressSanitizer: changed bits outside the files, a byte less, and one more."""
+    files = zip_files(bundle)
+    data = b"".join(write_zip(files))
+    inside = np.zeros(len(data), bool)
+    for content in files.values():
+        at = data.index(content)
+        inside[at : at + len(content)] = True
+    outside = np.flatnonzero(~inside)
+    program = build("address,undefined", "summarize_documents") / "tests" / "csrc" / "summarize_documents"
+    path = tmp_path / "b.es2s"
+
+    def answer(damaged: bytes) -> str:
+        path.write_bytes(damaged)
+        result = subprocess.run(
+            [program, path, "scalar", "1"], input="one two\0", capture_output=True, text=True
+        )
+        assert result.returncode in (0, 1), result.stderr
+        assert "Sanitizer" not in result.stderr
+        return result.stderr
+
+    assert answer(data) == ""
+    assert "the file is incomplete" in answer(data[:-1])
+    assert "the file is incomplete" in answer(data + b"\0")
+    assert "expected decoder.weights" in answer(b"".join(write_zip({"a": b"b"})))
+    draw = np.random.default_rng(1)
+    n_refused = 0
+    for at in draw.choice(outside, 40, replace=False):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << draw.integers(8)
+        n_refused += answer(bytes(damaged)) != ""
+    assert n_refused > 10
+
+
+@pytest.mark.parametrize("architecture", ["release", "aarch64"])
+def test_the_library_is_small_and_needs_libc_alone(architecture: str, tmp_path: Path):
+    strip = "strip" if architecture == "release" else "aarch64-linux-gnu-strip"
+    folder = build(architecture, "edge_s2s_shared")
+    stripped = tmp_path / "libedge_s2s.so"
+    run(find_tool(strip), "-o", stripped, folder / "libedge_s2s.so")
+    assert stripped.stat().st_size <= MAX_LIBRARY_SIZE
+    needed = re.findall(r"\(NEEDED\).*\[(.*?)\.so", run(find_tool("readelf"), "-d", stripped, LC_ALL="C"))
+    loaders = {"ld-linux-x86-64", "ld-linux-aarch64"}  # libc's own, for thread-local storage
+    assert set(needed) <= {"libc", "libpthread"} | loaders
+
+
+@pytest.mark.release
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("cpu", "isa"), CPUS)
+def test_two_hundred_documents_have_the_same_tokens_on(cpu: str, isa: str, default_bundle: Path):
+    documents = [f"#Person1#: {text}\n#Person2#: Number {i}." for i, text in enumerate(probe_texts(200))]
+    expected = python_summaries(default_bundle, documents)
+    assert summarize(cpu, isa, default_bundle, documents) == expected
+    REPORT.parent.mkdir(exist_ok=True)
+    report = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
+    digest = zlib.crc32(json.dumps(expected).encode())
+    report[f"{cpu}, {isa}"] = {"documents": len(documents), "different": 0, "crc_of_answers": digest}
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
