@@ -8,6 +8,7 @@ The library follows the schema byte by byte: here the tokens get their bytes and
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -131,6 +132,8 @@ class _State:
     def advance(self, token_id: int) -> ConstraintState | None:
         matcher = self._matcher.deep_copy()
         if token_id == self._eos_token_id or not matcher.try_consume_tokens([token_id]):
+            if matcher.is_error():  # not the token's fault: the schema is too complex
+                raise ConstraintError(f"json_schema: {_reason(matcher)}")
             return None
         return _State(matcher, self._vocab_size, self._eos_token_id)
 
@@ -138,7 +141,7 @@ class _State:
 def _reason(matcher: Any) -> str:
     """Why a matcher failed, without the grammar that it quotes."""
     error: str = matcher.get_error()
-    return error.split("\n   1 |")[0].rpartition("failed to compile JSON schema: ")[2][:500]
+    return re.split("\n   1 \\||\n<state>", error)[0].rpartition("failed to compile JSON schema: ")[2][:500]
 
 
 def _parse(schema: object) -> dict[str, Any]:

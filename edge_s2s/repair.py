@@ -51,11 +51,13 @@ def run_checked(
         results = replace(job, params=all_beams).run(sources, cancellation, on_tokens)
     else:
         results = job.run(sources, cancellation, on_tokens)
-    quiet = replace(job, on_progress=None)
-    return [
-        best[:n] if source.constraint else _Ladder(quiet, source, cancellation, checks).climb(best, n)
-        for source, best in zip(sources, results, strict=True)
-    ]
+    mended = []
+    for source, best in zip(sources, results, strict=True):
+        if source.constraint is None:
+            again = replace(job, on_progress=None, seed=best[0].seed)  # with which all of it comes again
+            best = _Ladder(again, source, cancellation, checks).climb(best, n)
+        mended.append(best[:n])
+    return mended
 
 
 @dataclass
@@ -100,7 +102,7 @@ class _Ladder:
         if better := self._again(draft):
             return _because(better, *reasons, "again")
         if better := self._best_beam(found):
-            return _because(better, *reasons, "beam")
+            return replace(_because(better, *reasons, "beam"), seed=draft.seed)
         if better := self._sentence(draft):
             return _because(better, *reasons, "sentence", ASK_CLOUD)
         return self._left_as_it_is(draft)

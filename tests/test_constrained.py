@@ -489,6 +489,13 @@ def test_a_schema_that_cannot_be_followed_is_refused(default: Seq2SeqModel, sche
         default.json_schema(schema)
 
 
+def test_a_schema_that_turns_out_too_complex_says_so(default: Seq2SeqModel):
+    """And not that nothing keeps to it: {} does."""
+    schema = {"anyOf": [{"type": "object", "properties": {f"p{i}": {"type": "string"}}} for i in range(2000)]}
+    with pytest.raises(ConstraintError, match=r"^json_schema: Parser Error: .* items; max is \d+"):
+        default.generate(["a"], constraint=default.json_schema(schema))
+
+
 def test_a_vocabulary_without_the_characters_of_json_is_refused():
     vocab = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}
     tokenizer = HfTokenizer(models.BPE(vocab, [], unk_token="<unk>"))

@@ -52,7 +52,7 @@ def adversarial(n: int) -> Iterator[str]:
                 yield "\n".join(speakers)
 
 
-TEXTS = [*adversarial(25)]
+TEXTS = [*adversarial(20)]
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +285,19 @@ def test_no_loop_reaches_a_user_of_the_default_bundle(model: Seq2SeqModel):
     n_loops, _, n_left = loops_of(model, 60)
     assert n_loops, "the inputs should make it loop"
     assert n_left == 0
+
+
+def test_the_seed_of_a_mended_draw_draws_it_again(model: Seq2SeqModel):
+    options = checked("loops", do_sample=True, top_k=3, temperature=0.3)
+    mended = [
+        (text, best)
+        for text, [best] in zip(TEXTS, model.generate(TEXTS, options), strict=True)
+        if best.reasons
+    ]
+    assert mended
+    for text, best in mended:
+        [[again]] = model.generate([text], dataclasses.replace(options, seed=best.seed))
+        assert (again.text, again.reasons, again.seed) == (best.text, best.reasons, best.seed)
 
 
 @pytest.mark.release
