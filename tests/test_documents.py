@@ -369,6 +369,7 @@ def test_when_time_runs_out_between_levels_the_last_summaries_stay():
 
 
 @pytest.mark.release
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not DEFAULT.exists(), reason="installed without the default bundle")
 def test_meetings_against_truncation_and_lead():
     """QMSum and AMI with the default bundle, and 20,000 words; writes reports/documents.json."""
