@@ -52,7 +52,7 @@ def adversarial(n: int) -> Iterator[str]:
                 yield "\n".join(speakers)
 
 
-TEXTS = [*adversarial(20)]
+TEXTS = [*adversarial(25)]
 
 
 @pytest.fixture(scope="module")
