@@ -6,7 +6,8 @@ several references; a `query`, if there is one, stands before the source. The se
 
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +138,8 @@ def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
             for target in row.targets
             if passes(data, row.source, target)
         ]
+        if data.swap:
+            kept += [Pair(*(swapped(text, data.swap) for text in pair)) for pair in kept]
         if not kept:
             raise ExportError(
                 f"data set {data.name}: expected pairs to train on, found none of {len(rows)} that pass"
@@ -163,6 +166,13 @@ def passes(data: DataSet, source: str, target: str) -> bool:
         evidence = Evidence(source)
         return not (evidence.new_numbers(target) or evidence.new_names(target))
     return True
+
+
+def swapped(text: str, names: Sequence[str]) -> str:
+    """The text with the next of `names` for each, and the first for the last."""
+    following = dict(zip(names, [*names[1:], *names[:1]], strict=True))
+    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
+    return re.sub("|".join(longest_first), lambda match: following[match[0]], text)
 
 
 def _without_overlap(rows: list[Row], listed: Path) -> list[Row]:

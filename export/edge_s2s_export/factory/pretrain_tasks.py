@@ -20,7 +20,9 @@ from .examples import Batch, Example, Shape, collate
 
 Random = np.random.Generator
 Sentence = list[int]
+Task = Callable[[Random, Shape], Example | None]
 
+MAX_TRIES = 1000
 HIDDEN = "<extra_id_0>"
 SHARE_HIDDEN = 0.3  # of the tokens, for `rebuild`
 MEAN_SPAN = 4  # tokens
@@ -66,28 +68,35 @@ class PretrainTasks:
         weights = np.array([sum(map(len, sentences)) for sentences in self._documents], float)
         self._likely = np.cumsum(weights / weights.sum())
         self._shapes, self._options, self._seed = shapes, options, seed
+        rebuilt = [shape for shape in shapes if shape.source_length > shape.target_length]
+        self._rebuilt = sorted(rebuilt or shapes, key=lambda shape: shape.source_length)[:1]
         self._end = tokenizer.eos_token_id
         self._hidden = tokenizer.convert_tokens_to_ids(HIDDEN)
         self._prefixes = {
             prefix: tokenizer(prefix.rstrip(), add_special_tokens=False)["input_ids"]
             for prefix in (options.gap_prefix, *SELECTED)
         }
-        self._tasks = (self._rebuild, self._gap, self._select)
+        self._tasks: tuple[Task, ...] = (self._rebuild, self._gap, self._select)
         shares = np.array([options.rebuild, options.gap, options.select])
         self._shares = shares / shares.sum()
 
     def __call__(self, index: int) -> Batch:
         """The batch of that number."""
         random = np.random.default_rng([self._seed, index])
-        shape = self._shapes[int(random.integers(len(self._shapes)))]
-        return collate([self._example(random, shape) for _ in range(shape.rows)], shape)
+        task = self._tasks[int(random.choice(len(self._tasks), p=self._shares))]
+        shapes = self._rebuilt if task == self._rebuild else self._shapes
+        shape = shapes[int(random.integers(len(shapes)))]
+        return collate([self._example(random, task, shape) for _ in range(shape.rows)], shape)
 
-    def _example(self, random: Random, shape: Shape) -> Example:
-        while True:
-            task = self._tasks[int(random.choice(len(self._tasks), p=self._shares))]
-            example = task(random, shape)
-            if example is not None:
+    def _example(self, random: Random, task: Task, shape: Shape) -> Example:
+        for _ in range(MAX_TRIES):
+            if (example := task(random, shape)) is not None:
                 return Example([*example.source, self._end], [*example.target, self._end])
+        raise ValueError(
+            f"expected texts with sentences that fit {shape.source_length} tokens of source and"
+            f" {shape.target_length} of target, found none in {MAX_TRIES} tries; give longer shapes, or"
+            " texts of shorter sentences"
+        )
 
     def _window(self, random: Random, n_tokens: int) -> list[Sentence]:
         """Neighbouring sentences of a document with at most so many tokens; the first one may be cut."""

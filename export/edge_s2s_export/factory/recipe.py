@@ -37,6 +37,7 @@ class DataSet:
     filters: tuple[Filter, ...] = ()  # of training pairs; datasets.py says what each leaves out
     max_rows: int = 0  # of training pairs; 0: all
     repeat: int = 1  # how often an epoch has each pair
+    swap: tuple[str, ...] = ()  # names such as speakers': each pair comes with the next name for each, too
     max_valid_rows: int = 0  # 0: all
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from edge_s2s_export.errors import ExportError
-from edge_s2s_export.factory.datasets import DATA, OVERLAPPING, Pair, read_rows, train_pairs, valid_rows
+from edge_s2s_export.factory.datasets import (
+    DATA,
+    OVERLAPPING,
+    Pair,
+    read_rows,
+    swapped,
+    train_pairs,
+    valid_rows,
+)
 from edge_s2s_export.factory.recipe import load_recipe, parse_recipe, recipe_names
 
 
@@ -125,3 +133,10 @@ def test_examples_need_no_file_and_valid_is_not_in_train(tmp_path: Path):
     train, valid = (read_rows(tmp_path, "examples", split) for split in ("train", "valid"))
     assert not {row.source for row in train} & {row.source for row in valid}
     assert all(row.source.startswith(row.targets[0]) for row in train + valid)
+
+
+def test_swapped_pairs_have_the_next_name_for_each(tmp_path: Path):
+    assert swapped("A1: hi, A2, A10 and A1", ["A1", "A2", "A10"]) == "A2: hi, A10, A1 and A2"
+    write_set(tmp_path, train=[{"id": "1", "source": "Anna: hi Ben", "target": "Anna greets Ben."}])
+    pairs = train_pairs(recipe_of('name = "a"\nprefix = "p: "\nswap = ["Anna", "Ben"]'), tmp_path)
+    assert pairs == [Pair("p: Anna: hi Ben", "Anna greets Ben."), Pair("p: Ben: hi Anna", "Ben greets Anna.")]

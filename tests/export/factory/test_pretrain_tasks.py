@@ -123,6 +123,18 @@ def test_a_batch_is_a_function_of_seed_and_index():
     assert not torch.equal(first(8).input_ids, later.input_ids)
 
 
+def test_rebuild_takes_the_shortest_shape_that_holds_its_targets():
+    shapes = [Shape(2, 32, 40), Shape(3, 64, 40), Shape(4, 128, 40)]
+    stream = PretrainTasks(DOCUMENTS, Words(), shapes, TaskOptions(1.0, 0.0, 0.0), seed=3)
+    assert all(stream(index).input_ids.shape == (3, 64) for index in range(6))
+
+
+def test_texts_that_fit_no_shape_are_refused():
+    stream = PretrainTasks(DOCUMENTS, Words(), [Shape(2, 6, 6)], TaskOptions(1.0, 0.0, 0.0), seed=3)
+    with pytest.raises(ValueError, match="sentences that fit 6 tokens of source"):
+        stream(0)
+
+
 def test_texts_of_one_sentence_are_refused():
     with pytest.raises(ValueError, match="two sentences or more"):
         PretrainTasks([["only one"]], Words(), [SHAPE], seed=0)
