@@ -25,16 +25,19 @@ from edge_s2s_export.errors import ExportError, GateError
 
 from .datasets import DATA, EXAMPLES, Pair, Row, passes, train_pairs, valid_rows
 from .display import Display
-from .examples import Batch, Epochs, Example, collate, shapes_of
+from .examples import Batch, Epochs, Example, Shape, Stream, collate, shapes_of
 from .networks import new_model, shrink
 from .outputs import encode_sources, read_outputs, write_outputs
+from .pretrain_tasks import PretrainTasks
 from .pseudo_labels import pseudo_labels
 from .recipe import Recipe
 from .report import write_report
 from .stages import Work
+from .texts import documents, licences, sample, text_files
 from .tokenizer_training import check_fits, save_tokenizer, train_tokenizer
 from .training import CHECKPOINT, LOG, TrainingOptions, train
 
+TOKENIZER_CHARS = 6_000_000  # of each file of texts that a tokenizer learns from
 N_LOSS_ROWS = 128  # of valid, on which the loss is watched
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
 BUNDLE = "model.es2s"
@@ -101,7 +104,7 @@ class Chain:
             )
         return self.work.stage(
             "tokenizer",
-            {"data": self.data, "options": options},
+            {"data": self.data, "options": options, "texts": self._text_digests},
             lambda stage: save_tokenizer(train_tokenizer(self._texts(), options), stage),
         )
 
@@ -114,6 +117,16 @@ class Chain:
         for pair in self.pairs:
             yield pair.source
             yield pair.target
+        yield from sample(self._text_files, TOKENIZER_CHARS)
+
+    @cached_property
+    def _text_files(self) -> list[Path]:
+        pretraining = self.recipe.pretraining
+        return text_files(self._data_folder, pretraining.texts) if pretraining else []
+
+    @cached_property
+    def _text_digests(self) -> list[str]:
+        return [_digest(path) for path in self._text_files]
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -131,23 +144,49 @@ class Chain:
     # Teacher and student
 
     @cached_property
+    def pretrained(self) -> Path | None:
+        """A Hugging Face folder with the teacher's first weights, if the recipe pretrains."""
+        pretraining, network = self.recipe.pretraining, self.recipe.teacher.network
+        if pretraining is None or network is None:
+            return None
+        inputs = {
+            "network": network,
+            "pretraining": pretraining,
+            "texts": self._text_digests,
+            **self._training_inputs,
+        }
+
+        def make(stage: Path) -> None:
+            model = new_model(network, len(self.tokenizer), seed=self.recipe.seed)
+            texts = documents(self._text_files, max_mb=pretraining.max_mb)
+            stream = PretrainTasks(
+                texts, self.tokenizer, self._shapes, pretraining.tasks, seed=self.recipe.seed
+            )
+            self._train("pretraining", model, stream, pretraining.training, stage)
+            self._save(model, stage)
+
+        return self.work.stage("pretrained", inputs, make)
+
+    @cached_property
     def teacher(self) -> Path:
         """A Hugging Face folder."""
         teacher = self.recipe.teacher
-        init = _identity(teacher.init) if teacher.init else ""
         inputs = {
-            "network": teacher.network, "init": init, "training": teacher.training, **self._training_inputs,
-        }  # fmt: skip
+            "network": teacher.network,
+            "init": _identity(teacher.init) if teacher.init else self.pretrained,
+            "training": teacher.training,
+            **self._training_inputs,
+        }
 
         def make(stage: Path) -> None:
-            if teacher.init:
-                model = _load(teacher.init)
+            if source := teacher.init or self.pretrained:
+                model = _load(str(source))
             else:
                 assert teacher.network
                 model = new_model(teacher.network, len(self.tokenizer), seed=self.recipe.seed)
             check_fits(self.tokenizer, model, "teacher")
             if teacher.training:
-                self._train("teacher", model, self.pairs, teacher.training, stage)
+                self._train("teacher", model, self._epochs(self.pairs), teacher.training, stage)
             self._save(model, stage)
 
         return self.work.stage("teacher", inputs, make)
@@ -200,9 +239,8 @@ class Chain:
             else:
                 model = new_model(student.network, teacher.config.vocab_size, seed=self.recipe.seed + 1)
             check_fits(self.tokenizer, model, "student")
-            self._train(
-                "student", model, self._student_pairs(labels), student.training, stage, teacher=teacher
-            )
+            stream = self._epochs(self._student_pairs(labels))
+            self._train("student", model, stream, student.training, stage, teacher=teacher)
             self._save(model, stage)
 
         return self.work.stage("student", inputs, make)
@@ -226,15 +264,12 @@ class Chain:
         self,
         name: str,
         model: Any,
-        pairs: Sequence[Pair],
+        stream: Stream,
         options: TrainingOptions,
         stage: Path,
         *,
         teacher: Any = None,
     ) -> None:
-        lengths = self.recipe.lengths
-        shapes = shapes_of(lengths.source, lengths.target, lengths.tokens_per_batch)
-        stream = Epochs(self._examples(pairs), shapes, seed=self.recipe.seed)
         distillation = None if teacher is None else self.recipe.student.distillation
         with self.display.training(name, options.steps) as show:
             try:
@@ -251,6 +286,14 @@ class Chain:
             except ValueError as error:
                 raise ExportError(f"{name}: {error}") from error
 
+    @property
+    def _shapes(self) -> tuple[Shape, ...]:
+        lengths = self.recipe.lengths
+        return shapes_of(lengths.source, lengths.target, lengths.tokens_per_batch)
+
+    def _epochs(self, pairs: Sequence[Pair]) -> Stream:
+        return Epochs(self._examples(pairs), self._shapes, seed=self.recipe.seed)
+
     def _examples(self, pairs: Sequence[Pair]) -> list[Example]:
         lengths = self.recipe.lengths
         sources = encode_sources(self.tokenizer, [pair.source for pair in pairs], lengths.source[-1])
@@ -261,8 +304,7 @@ class Chain:
         prefix = self.recipe.main.prefix
         rows = [row for row in self.rows if row.set == self.recipe.main.name][:N_LOSS_ROWS]
         examples = self._examples([Pair(prefix + row.source, row.targets[0]) for row in rows])
-        lengths = self.recipe.lengths
-        [shape] = shapes_of(lengths.source[-1:], lengths.target, lengths.tokens_per_batch)
+        shape = self._shapes[-1]
         groups = [examples[at : at + shape.rows] for at in range(0, len(examples), shape.rows)]
         # Rows of padding alone would be the wrong source of a neighbour.
         return [collate(group, dataclasses.replace(shape, rows=len(group))) for group in groups]
@@ -281,7 +323,8 @@ class Chain:
         recipe = self.recipe
         model = self.teacher if system == "teacher" else self.student
         dtype: Dtype = "int8" if system == "int8" else "float32"
-        licences = [DATA[data.name].licence for data in recipe.data if data.name in DATA]
+        lines = [DATA[data.name].licence for data in recipe.data if data.name in DATA]
+        lines += licences(recipe.pretraining.texts) if recipe.pretraining else []
         facts = {
             "name": recipe.name,
             "model_version": recipe.version,
@@ -289,7 +332,7 @@ class Chain:
             "prefix": recipe.main.prefix,
             "languages": list(recipe.languages),
             "licence": recipe.licence,
-            "data": licences,
+            "data": lines,
         }
 
         def make(stage: Path) -> None:
@@ -328,7 +371,8 @@ class Chain:
         systems = ("teacher", "float32", "int8")
         outputs = {system: self.outputs(system) for system in systems}
         bundles = {system: self.bundle(system) / BUNDLE for system in systems}
-        logs = {"teacher": self.teacher / LOG, "student": self.student / LOG}
+        runs = {"pretraining": self.pretrained, "teacher": self.teacher, "student": self.student}
+        logs = {name: folder / LOG for name, folder in runs.items() if folder is not None}
 
         def make(stage: Path) -> None:
             write_report(

@@ -19,6 +19,7 @@ from edge_s2s_export.model_card import UNKNOWN_LICENCE
 
 from .losses import Distillation
 from .networks import Network
+from .pretrain_tasks import TaskOptions
 from .pseudo_labels import PseudoLabels
 from .training import TrainingOptions
 
@@ -61,8 +62,18 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """On plain text, before the task; texts.py says which files there are."""
+
+    texts: tuple[str, ...]  # how the names of files begin
+    training: TrainingOptions
+    tasks: TaskOptions = field(default_factory=TaskOptions)
+    max_mb: int = 0  # million characters of each file; 0: all
+
+
+@dataclass(frozen=True)
 class Teacher:
-    """Trained from new weights, from those of `init`, or, without `training`, `init` as it is."""
+    """Trained from new, pretrained or `init`'s weights; without `training`, `init` as it is."""
 
     network: Network | None = None
     init: str = ""  # a Hugging Face folder or hub id
@@ -125,6 +136,7 @@ class Recipe:
     template: str = ""  # a sentence that fits everything, as a baseline
     tokenizer: TokenizerOptions = TokenizerOptions()
     lengths: Lengths = Lengths()
+    pretraining: Pretraining | None = None
     pseudo_labels: PseudoLabels | None = None
     generation: Generation = Generation()
 
@@ -190,6 +202,11 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ExportError(
             f"{where}: tokenizer.folder: expected {teacher.init!r} or another folder with the tokenizer that"
             " teacher.init was trained with; a new tokenizer would not fit"
+        )
+    if recipe.pretraining and (teacher.init or not recipe.tokenizer.n_extra_ids):
+        raise ExportError(
+            f"{where}: pretraining: expected a teacher.network, and tokenizer.n_extra_ids of at least 1, for"
+            " what is hidden"
         )
     positive = {
         "lengths.target": recipe.lengths.target,

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import edge_s2s
 from edge_s2s.bundle import open_bundle
@@ -25,7 +27,8 @@ from edge_s2s_export.errors import ExportError, GateError
 from edge_s2s_export.factory.build import Built, Chain, build
 from edge_s2s_export.factory.display import Display
 from edge_s2s_export.factory.outputs import read_outputs
-from edge_s2s_export.factory.recipe import Recipe, load_recipe
+from edge_s2s_export.factory.recipe import Pretraining, Recipe, load_recipe
+from edge_s2s_export.factory.texts import FOLDER
 from edge_s2s_export.probe_texts import probe_texts
 from tiny_folders import make_tiny_folder
 
@@ -202,6 +205,32 @@ def test_a_build_killed_ten_times_in_every_stage_ends_with_the_same_bundle(
     REPORT.write_text(json.dumps({"kills": kills, "same bundle": same}, indent=1) + "\n")
     assert same
     assert sum(kills.values()) > 60
+
+
+def test_a_teacher_begins_with_what_pretraining_learned(built: Built, tmp_path: Path, quiet: Display):
+    recipe = load_recipe("tiny")
+    assert recipe.teacher.training
+    few = dataclasses.replace(recipe.teacher.training, steps=1)
+    still = dataclasses.replace(few, learning_rate=0.0, muon_learning_rate=0.0)
+    pretraining = Pretraining(("talk",), few)
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "talk-00.txt").write_text("\n\n".join(probe_texts(50)))
+    made = Chain(
+        dataclasses.replace(
+            recipe,
+            pretraining=pretraining,
+            tokenizer=dataclasses.replace(recipe.tokenizer, n_extra_ids=1),
+            teacher=dataclasses.replace(recipe.teacher, training=still),
+        ),
+        tmp_path,
+        tmp_path / "work",
+        quiet,
+    )
+    with made.work.locked():
+        first, teacher = made.pretrained, made.teacher
+    assert first
+    pretrained, trained = (load_file(folder / "model.safetensors") for folder in (first, teacher))
+    assert all(torch.equal(weight, trained[name]) for name, weight in pretrained.items())
 
 
 # Bad input: one sentence, and nothing half-written

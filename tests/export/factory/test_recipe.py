@@ -56,6 +56,7 @@ def test_every_shipped_recipe_is_valid(name: str):
         ("network = { d_model = 128 }\n", "", "expected a network to train from new weights, or init"),
         ("network = { d_model = 128 }\n", 'init = "x"\n', "tokenizer.folder: expected 'x'"),
         ("training = { steps = 5 }", "", "teacher.training: expected it"),
+        ("[teacher]", '[pretraining]\ntexts = ["a"]\ntraining.steps = 1\n[teacher]', "n_extra_ids of at"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_place(old: str, new: str, message: str):
