@@ -116,6 +116,18 @@ def _constrained(report: Report) -> str:
     )
 
 
+def _documents(report: Report) -> str:
+    long = report["long"]
+    meetings = [counts for name, counts in report.items() if name != "long"]
+    gains = [min(scores[0][i] - other[i] for other in scores[1:] for i in (0, 2))
+             for scores in ([*counts["rouge_1_2_l"].values()] for counts in meetings)]  # fmt: skip
+    n = sum(counts["documents"] for counts in meetings)
+    return (
+        f"{n} meetings: ROUGE-1 and L {min(gains):.1f} or more above "
+        f"truncation and lead; {long['words']:,} words in {long['seconds']:.0f} s"
+    )
+
+
 def _loops(report: Report) -> str:
     counts = report["adversarial"]
     return "{outputs:,} hostile inputs: {loops_in_drafts:,} loops mended, {loops_left} left".format(**counts)
@@ -150,6 +162,7 @@ PROMISES = [
     Promise("A constrained result is valid, and the best one", "constrained", _constrained),
     Promise("No loop reaches who asks for a summary", "checks", _loops),
     Promise("A summary's numbers are those of its source", "checks", _new_numbers),
+    Promise("All of a long document is read", "documents", _documents),
     Promise("Same tokens and same bits of logits on every CPU", "cpu_parity", _cpu_parity),
     Promise("int8 weights choose the tokens of float32 weights", "int8_families", _int8),
     Promise("Any bytes given as a bundle load or raise `BundleError`", "mutants", _mutants),
