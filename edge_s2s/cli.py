@@ -2,15 +2,17 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import io
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 from edge_s2s import __version__
 from edge_s2s.bundle import Bundle, open_bundle
@@ -21,6 +23,9 @@ from edge_s2s.jsonl import Values, generate_rows, open_output
 from edge_s2s.manifest import Manifest
 from edge_s2s.model import Seq2SeqModel, default_bundle_path
 from edge_s2s.threads import MAX_THREADS
+
+if TYPE_CHECKING:
+    from edge_s2s import hybrid
 
 OK, ERROR, USAGE, SOME_ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -133,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("file", metavar="FILE", help="text in UTF-8; - is standard input")
     _add_bundle(command)
+    _add_cloud(command)
     _add_options(command)
     command.add_argument(
         "--focus",
@@ -191,6 +197,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="one JSON object")
     _add_bundle(command)
 
+    cloud = commands.add_parser("cloud", help="look at a cloud endpoint", allow_abbrev=False)
+    command = _add(
+        cloud.add_subparsers(title="commands", required=True, metavar="COMMAND"),
+        "check",
+        _cloud_check,
+        "say whether an endpoint answers, and which protocols it speaks",
+        "edge-s2s cloud check cloud.toml",
+        "edge-s2s cloud check cloud.toml --json",
+    )
+    command.add_argument("config", metavar="CONFIG", help="TOML file with the table [cloud]")
+    command.add_argument("--json", action="store_true", help="the checks as JSON")
+
     command = _add(
         commands,
         "info",
@@ -241,6 +259,15 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
     _add_num_threads(command)
 
 
+def _add_cloud(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("cloud", "who may better a doubtful answer; needs edge_s2s[cloud]")
+    group.add_argument("--cloud", metavar="CONFIG", help="TOML file with [cloud] and perhaps [policy]")
+    modes = ("prefer_on_device", "only_on_device", "prefer_in_cloud", "only_in_cloud")
+    group.add_argument("--mode", choices=modes, help="who answers; by default prefer_on_device")
+    privacies = ("never", "ask", "redacted", "allow")
+    group.add_argument("--privacy", choices=privacies, help="what may be sent; by default never")
+
+
 def _add_num_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-threads", type=_num_threads, metavar="N", help="threads; by default up to 4")
 
@@ -284,21 +311,76 @@ def _summarize(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     document = _read_text(arguments.file)
     with _load(arguments) as model:
+        summarizer = _with_cloud(arguments, model)
         on_progress = _Parts() if sys.stderr.isatty() else None
         focus = arguments.focus
         if arguments.json:
-            summary = model.summarize(document, options, focus=focus, on_progress=on_progress)
-            print(json.dumps(dataclasses.asdict(summary), ensure_ascii=False))
+            summary = summarizer.summarize(document, options, focus=focus, on_progress=on_progress)
+            values = dataclasses.asdict(summary)
+            if math.isnan(summary.score):  # the cloud's; JSON has no NaN
+                values["score"] = None
+            print(json.dumps(values, ensure_ascii=False))
             return OK
-        if not sys.stdout.isatty():  # what a check replaces cannot be taken back
-            print(model.summarize(document, options, focus=focus, on_progress=on_progress).text)
+        if not sys.stdout.isatty():  # what a check or the cloud replaces cannot be taken back
+            print(summarizer.summarize(document, options, focus=focus, on_progress=on_progress).text)
             return OK
-        for piece in model.stream_summary(document, options, focus=focus, on_progress=on_progress):
+        for piece in summarizer.stream_summary(document, options, focus=focus, on_progress=on_progress):
             if isinstance(piece, Replacement):
-                print("\n\nThat failed a check. Instead:\n")
+                print(f"\n\n{piece.announcement}\n")
             print(piece, end="", flush=True)
         print()
     return OK
+
+
+def _with_cloud(arguments: argparse.Namespace, model: Seq2SeqModel) -> "Seq2SeqModel | hybrid.HybridModel":
+    """The model, with the cloud behind it if there is one."""
+    if arguments.cloud is None:
+        if arguments.mode or arguments.privacy:
+            arguments.usage_error("--mode and --privacy are for --cloud")
+        return model
+    _check_cloud_is_installed()
+    from edge_s2s import hybrid
+
+    given = {name: value for name in ("mode", "privacy") if (value := getattr(arguments, name)) is not None}
+    policy = dataclasses.replace(hybrid.Policy.from_toml(arguments.cloud), **given)
+    client = hybrid.CloudClient(hybrid.CloudConfig.from_toml(arguments.cloud))
+    governor = hybrid.Governor(hybrid.LinuxDevice())
+    consent = _consent(client.config.base_url)
+    return hybrid.HybridModel(model, client, policy, consent=consent, governor=governor)
+
+
+def _check_cloud_is_installed() -> None:
+    if importlib.util.find_spec("urllib3") is None:
+        raise ValueError("the cloud needs urllib3: pip install 'edge_s2s[cloud]'")
+
+
+def _consent(address: str) -> Callable[[str], bool]:
+    """Asks on the terminal; without one nobody agrees."""
+
+    def ask(text: str) -> bool:
+        try:
+            with Path("/dev/tty").open("r+b", buffering=0) as terminal:
+                terminal.write(
+                    f"\nSend all {len(text)} characters of this text to {address}? [y/N] ".encode()
+                )
+                return terminal.readline().strip().lower() in (b"y", b"yes")
+        except OSError:
+            return False
+
+    return ask
+
+
+def _cloud_check(arguments: argparse.Namespace) -> int:
+    _check_cloud_is_installed()
+    from edge_s2s import hybrid
+
+    checks = [*hybrid.check(hybrid.CloudConfig.from_toml(arguments.config))]
+    if arguments.json:
+        print(json.dumps({"ok": checks[0].ok, "checks": [found._asdict() for found in checks]}))
+    else:
+        for found in checks:
+            print(f"{'✓' if found.ok else '✗'} {found.name}: {found.detail}")
+    return OK if checks[0].ok else ERROR
 
 
 def _score(arguments: argparse.Namespace) -> int:

@@ -281,6 +281,7 @@ class Replacement(str):
     """A piece of a stream that stands in the place of all pieces before it: a check failed them."""
 
     __slots__ = ()
+    announcement = "That failed a check. Instead:"
 
 
 def _check_groups(params: GenerationDefaults) -> None:

@@ -62,7 +62,8 @@ ALLOWED = {
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli": {
-        "__init__", "bundle", "constrained", "errors", "generation", "jsonl", "manifest", "model", "threads",
+        "__init__", "bundle", "constrained", "errors", "generation", "hybrid", "jsonl", "manifest", "model",
+        "threads",
     },
     "__init__": {"constrained", "errors", "generation", "manifest", "model", "scoring"},
     "__main__": {"cli"},

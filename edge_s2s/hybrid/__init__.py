@@ -9,6 +9,7 @@ Needs `pip install 'edge_s2s[cloud]'`.
 """
 
 from edge_s2s.hybrid.cache import AnswerCache
+from edge_s2s.hybrid.check import CloudCheck, check
 from edge_s2s.hybrid.client import CloudClient
 from edge_s2s.hybrid.config import CloudConfig
 from edge_s2s.hybrid.device import Device, DeviceState, Governor, LinuxDevice, Step
@@ -22,6 +23,7 @@ __all__ = [
     "PREFER_IN_CLOUD",
     "PREFER_ON_DEVICE",
     "AnswerCache",
+    "CloudCheck",
     "CloudClient",
     "CloudConfig",
     "Device",
@@ -33,5 +35,6 @@ __all__ = [
     "Redacted",
     "Step",
     "Upgrade",
+    "check",
     "redact",
 ]

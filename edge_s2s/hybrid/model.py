@@ -43,6 +43,7 @@ class Upgrade(Replacement):
     """A piece of a stream: the cloud's answer, in the place of the local one that was streamed before."""
 
     __slots__ = ()
+    announcement = "The cloud answers:"
 
 
 class HybridModel:
@@ -106,9 +107,24 @@ class HybridModel:
             for text, draft in zip(given, drafts, strict=True)
         ]
 
-    def summarize(self, document: str, options: GenerationOptions | None = None) -> Generation:
-        """As `Seq2SeqModel.summarize`, for any length: the best there is."""
-        return self._answer(document, options, _summarized(document), _deadline(options), is_summary=True)[0]
+    def summarize(
+        self,
+        document: str,
+        options: GenerationOptions | None = None,
+        *,
+        focus: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """As `Seq2SeqModel.summarize`, for any length: the best there is.
+
+        The cloud gets a focus before the document, and an empty line between them.
+        """
+
+        def local(model: Seq2SeqModel, opts: GenerationOptions | None) -> list[Generation]:
+            return [model.summarize(document, opts, focus=focus, on_progress=on_progress)]
+
+        text = _focused(document, focus)
+        return self._answer(text, options, local, _deadline(options), is_summary=True)[0]
 
     def stream(
         self, text: str, options: GenerationOptions | None = None, *, truncation: bool = False
@@ -128,14 +144,15 @@ class HybridModel:
         document: str,
         options: GenerationOptions | None = None,
         *,
+        focus: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Generator[str, None, Generation]:
         """`summarize` as a stream."""
 
         def local(model: Seq2SeqModel, opts: GenerationOptions | None) -> Generator[str, None, Generation]:
-            return model.stream_summary(document, opts, on_progress=on_progress)
+            return model.stream_summary(document, opts, focus=focus, on_progress=on_progress)
 
-        return self._stream(document, options, local, is_summary=True)
+        return self._stream(_focused(document, focus), options, local, is_summary=True)
 
     # -------------------------------------------------- order of things -------------------------------------
 
@@ -400,12 +417,12 @@ class _InThread:
             self.begun.set()
 
 
+def _focused(document: str, focus: str | None) -> str:
+    return document if focus is None else f"{focus}\n\n{document}"
+
+
 def _already(drafts: list[Generation]) -> Local:
     return lambda _model, _options: drafts
-
-
-def _summarized(document: str) -> Local:
-    return lambda model, options: [model.summarize(document, options)]
 
 
 def _with_reasons(drafts: list[Generation], reasons: Iterable[str]) -> list[Generation]:
