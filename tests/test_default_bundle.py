@@ -55,15 +55,20 @@ def model():
         yield opened
 
 
+def read_documents() -> list[dict[str, str]]:
+    """The rows of DialogSum's valid split: `source` and `target`."""
+    with DATA.open("rb") as file:
+        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        return [json.loads(line) for line in text]
+
+
 @pytest.fixture(scope="module")
 def rows(model) -> list[Row]:
     """All documents with what float32 does, in batches of similar length."""
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     hf = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     prefix = model.manifest.prefix
-    with DATA.open("rb") as file:
-        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-        documents = [json.loads(line) for line in text]
+    documents = read_documents()
     rows = [
         Row(
             document["source"],

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from planted_bugs import PlantedBug
 
 FOLDER = ROOT / "build" / "fuzz"
 CORPUS = Path(__file__).parent / "corpus"
-C_TARGETS = ("weights", "decode", "out_of_memory")
+C_TARGETS = ("weights", "decode", "out_of_memory", "tokenizer")
 # -O2 without NDEBUG: assertions are checked. As CMake compiles the core, for what is compiled beside it.
 OPTIMIZE = "-O2"
 SANITIZE = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
@@ -61,8 +62,10 @@ def c_fuzzer(target: str) -> Command:
 
 
 def write_c_seeds(folder: Path) -> Path:
+    """Weights for most targets; tables, each with a text behind it, for the tokenizer's."""
     folder.mkdir(exist_ok=True)
     run(built() / "write_seeds", folder)
+    shutil.copytree(CORPUS / "table", folder, dirs_exist_ok=True)
     return folder
 
 

@@ -13,13 +13,16 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edge_s2s.charsmap import MAX_REPLACEMENT
+from edge_s2s.manifest import TOKENIZER
 from edge_s2s.stored_zip import write_zip
+from edge_s2s.tokenizer import Tokenizer as TextTokenizer
 from edge_s2s.weights import write_weights
 from edge_s2s_export.probe_texts import probe_texts
+from edge_s2s_export.tokenizer_table import compile_tokenizer
 from hostile import make_document
 from readers import CORPUS
 from test_charsmap import one_rule
-from tiny_bundle import tiny_keys, tiny_tensors
+from tiny_bundle import tiny_keys, tiny_manifest, tiny_tensors
 
 SPECIALS = ["<pad>", "</s>", "<unk>"]
 TEXTS = probe_texts(20)
@@ -146,6 +149,22 @@ def tokenizers() -> dict[str, bytes]:
     return {f"{name}.json": json.dumps(file, ensure_ascii=False).encode() for name, file in files.items()}
 
 
+def tables() -> dict[str, bytes]:
+    """Compiled tokenizers, each with a text behind it; without Unicode's tables, they are small."""
+    made: dict[str, bytes] = {}
+    for name, data in tokenizers().items():
+        document = json.loads(data)
+        parts = (document["normalizer"] or {}).get("normalizers", [])
+        document["normalizer"] = parts[0] if parts else None
+        data = json.dumps(document).encode()
+        vocab_size = Tokenizer.from_str(data.decode()).get_vocab_size()
+        manifest = tiny_manifest(tiny_keys(vocab_size=vocab_size))
+        tokenizer = TextTokenizer(data, vocab_size=vocab_size, unk_id=2)
+        table = compile_tokenizer(tokenizer, {TOKENIZER: data}, manifest)
+        made[name.removesuffix(".json")] = table + "Tom's: “hi” 👋 </s> a\u0301 Å ﬁ\t<0x41>  12 ".encode()
+    return made
+
+
 def texts() -> dict[str, bytes]:
     text = "tell: \nTom: “hi” 👋 </s> a\u0301 Å ﬁ\t<0x41> ".encode()
     return {f"{i}": bytes([i]) + text for i in range(3)}
@@ -153,7 +172,7 @@ def texts() -> dict[str, bytes]:
 
 def main() -> None:
     made = {"zip": zips, "json": documents, "manifest": manifests, "weights": weights, "onnx": graphs,
-            "charsmap": charsmaps, "tokenizer": tokenizers, "encode": texts}  # fmt: skip
+            "charsmap": charsmaps, "tokenizer": tokenizers, "table": tables, "encode": texts}  # fmt: skip
     for target, make in made.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)
         for name, data in make().items():

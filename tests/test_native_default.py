@@ -1,0 +1,80 @@
+"""The default model with the native encoder, against the same model with ONNX Runtime, on DialogSum."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+import edge_s2s
+from c_builds import ROOT
+from edge_s2s.generation import GenerationOptions
+from edge_s2s_export.convert import Dtype, convert
+from test_default_bundle import CHECKPOINT, DATA, read_documents
+
+REPORT = ROOT / "reports" / "native_encoder.json"
+N_RESAMPLES = 10_000
+MIN_SEQUENCE_AGREEMENT = 0.85
+MIN_ROUGE_CHANGE = -0.5  # lower end of the 95 % interval, ROUGE x 100
+
+pytestmark = [
+    pytest.mark.release,
+    pytest.mark.timeout(7200),
+    pytest.mark.skipif(not DATA.exists(), reason="DialogSum is not there (EDGE_S2S_DATA)"),
+    pytest.mark.skipif(not CHECKPOINT.exists(), reason="the checkpoint is not there (EDGE_S2S_CHECKPOINTS)"),
+]
+
+
+def answers(
+    folder: Path, dtype: Dtype, encoder: str, sources: list[str]
+) -> list[tuple[tuple[int, ...], str]]:
+    """Greedy tokens and text of each source."""
+    path = folder / f"{dtype}-{encoder}.es2s"
+    convert(CHECKPOINT, path, dtype=dtype, encoder=encoder, name="d", prefix="summarize dialogue: ")
+    with edge_s2s.load(path, num_threads=2) as model:
+        results = model.generate(sources, GenerationOptions(num_beams=1, max_new_tokens=64))
+    return [(best.token_ids, best.text) for [best] in results]
+
+
+def rouge(documents: list[dict[str, str]], found: list[tuple[tuple[int, ...], str]], kind: str) -> np.ndarray:
+    scorer = RougeScorer([kind], use_stemmer=True)
+    pairs = zip(documents, found, strict=True)
+    return 100 * np.array([scorer.score(row["target"], text)[kind].fmeasure for row, (_, text) in pairs])
+
+
+def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(tmp_path: Path):
+    documents = read_documents()
+    sources = [document["source"] for document in documents]
+    found = {
+        (dtype, encoder): answers(tmp_path, dtype, encoder, sources)
+        for dtype in ("float32", "int8")
+        for encoder in ("onnx", "native")
+    }
+    same = {
+        dtype: np.mean([
+            ours[0] == theirs[0]
+            for ours, theirs in zip(found[dtype, "native"], found[dtype, "onnx"], strict=True)
+        ])
+        for dtype in ("float32", "int8")
+    }  # fmt: skip
+    report = {
+        "documents": len(documents),
+        "same_tokens_float32": float(same["float32"]),
+        "same_tokens_int8": float(same["int8"]),
+    }
+    draw = np.random.default_rng(0)
+    for kind in ("rouge1", "rouge2", "rougeL"):
+        onnx, native = (rouge(documents, found["int8", encoder], kind) for encoder in ("onnx", "native"))
+        changes = (native - onnx)[draw.integers(len(onnx), size=(N_RESAMPLES, len(onnx)))].mean(axis=1)
+        report |= {
+            f"{kind}_onnx": round(float(onnx.mean()), 2),
+            f"{kind}_native": round(float(native.mean()), 2),
+            f"{kind}_change_95": [round(float(np.percentile(changes, p)), 2) for p in (2.5, 97.5)],
+            f"{kind}_of_the_first_50": [round(float(x[:50].mean()), 2) for x in (onnx, native)],
+        }
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    assert same["float32"] == 1
+    assert same["int8"] >= MIN_SEQUENCE_AGREEMENT
+    assert report["rouge2_change_95"][0] > MIN_ROUGE_CHANGE
