@@ -12,12 +12,12 @@ from c_builds import CHECKS, EMULATED, ROOT, build, find_tool, run
 X86_CHECKS = {"check_avx_vnni"}  # of x86 kernels
 PORTABLE_CHECKS = [check for check in CHECKS if check not in X86_CHECKS]
 HOST_CHECKS = CHECKS if platform.machine() in ("x86_64", "AMD64") else PORTABLE_CHECKS
-KERNEL_CHECKS = ["check_kernels", "check_vector_kernels"]
+KERNEL_CHECKS = ["check_encoder", "check_kernels", "check_vector_kernels"]
 # The checks of each build. clang: floats have the same bits from another compiler.
 SELECTIONS = {
     "release": HOST_CHECKS,
     "address,undefined": HOST_CHECKS,
-    "thread": ["check_threads"],
+    "thread": ["check_encoder", "check_threads"],
     "clang": KERNEL_CHECKS,
 }
 

@@ -6,6 +6,7 @@ import subprocess
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -46,10 +47,16 @@ def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def summarize(
-    cpu: str, isa: str, bundle: Path, documents: list[str], n_threads: int = 1
-) -> tuple[list[list[int]], list[str]]:
-    """Token ids and texts, by tests/csrc/summarize_documents.c."""
+class Answer(NamedTuple):
+    """What must be the same everywhere."""
+
+    hash_of_cross_kv: int
+    token_ids: list[int]
+    text: str
+
+
+def summarize(cpu: str, isa: str, bundle: Path, documents: list[str], n_threads: int = 1) -> list[Answer]:
+    """By tests/csrc/summarize_documents.c."""
     emulated = EMULATED.get(cpu)
     folder = build(emulated.build if emulated else "release", "summarize_documents")
     program = [*(emulated.emulator() if emulated else []), folder / "tests" / "csrc" / "summarize_documents"]
@@ -60,24 +67,41 @@ def summarize(
     )
     assert result.returncode == 0, result.stderr.decode()
     lines = [line.split("\t") for line in result.stdout.decode().splitlines()]
-    return [[int(token) for token in ids.split()] for ids, _ in lines], [text for _, text in lines]
+    return [Answer(int(bits, 16), [*map(int, ids.split())], text) for bits, ids, text in lines]
 
 
-def python_summaries(bundle: Path, documents: list[str]) -> tuple[list[list[int]], list[str]]:
+def python_summaries(bundle: Path, documents: list[str]) -> list[Answer]:
+    """By Python, whose tokenizer is the library's."""
     with edge_s2s.load(bundle, encoder="native") as model:
         results = [best for [best] in model.generate(documents, GenerationOptions(num_beams=1))]
-    return [list(best.token_ids) for best in results], [best.text.replace("\n", " ") for best in results]
+        hashes = [hash_of_cross_kv(model, document) for document in documents]
+    return [
+        Answer(bits, list(best.token_ids), best.text.replace("\n", " "))
+        for bits, best in zip(hashes, results, strict=True)
+    ]
+
+
+def hash_of_cross_kv(model: edge_s2s.Seq2SeqModel, document: str) -> int:
+    """FNV-1a, a word at a time."""
+    ids = model.encode(document)
+    with model._parts.decoder.session(1, 1, len(ids), 1) as session:
+        assert session.encode(0, ids) is not None
+        words = session.source(0).view(np.uint32).ravel().tolist()
+    bits = 0xCBF29CE484222325
+    for word in words:
+        bits = (bits ^ word) * 0x100000001B3 & 0xFFFF_FFFF_FFFF_FFFF
+    return bits
 
 
 def test_two_hundred_documents_have_the_tokens_and_texts_of_python(bundle: Path):
     documents = [f"{text} {i}" for i, text in enumerate(probe_texts(200))]
     expected = python_summaries(bundle, documents)
-    assert len({tuple(ids) for ids in expected[0]}) > 20
+    assert len({tuple(answer.token_ids) for answer in expected}) > 20
     assert summarize(HOST, supported_isas()[-1], bundle, documents, n_threads=2) == expected
 
 
 @pytest.mark.parametrize(("cpu", "isa"), CPUS)
-def test_documents_have_the_same_tokens_on(cpu: str, isa: str, bundle: Path):
+def test_documents_have_the_same_tokens_and_encoder_bits_on(cpu: str, isa: str, bundle: Path):
     documents = probe_texts(5)
     assert summarize(cpu, isa, bundle, documents) == python_summaries(bundle, documents)
 
@@ -165,7 +189,7 @@ def test_the_library_is_small_and_needs_libc_alone(architecture: str, tmp_path: 
 @pytest.mark.release
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("cpu", "isa"), CPUS)
-def test_two_hundred_documents_have_the_same_tokens_on(cpu: str, isa: str, default_bundle: Path):
+def test_two_hundred_documents_have_the_same_tokens_and_bits_on(cpu: str, isa: str, default_bundle: Path):
     documents = [f"#Person1#: {text}\n#Person2#: Number {i}." for i, text in enumerate(probe_texts(200))]
     expected = python_summaries(default_bundle, documents)
     assert summarize(cpu, isa, default_bundle, documents) == expected

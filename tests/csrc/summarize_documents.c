@@ -4,8 +4,8 @@
  *
  *     summarize_documents BUNDLE ISA N_THREADS < documents
  *
- * Each document ends with a zero byte. One line for each: the tokens of its greedy summary, then a tab and the
- * text, whose line breaks are blanks.
+ * Each document ends with a zero byte. One line for each: the FNV-1a hash of the bits of the encoder's keys and
+ * values, a tab, the tokens of its greedy summary, a tab and the text, whose line breaks are blanks.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,6 +29,37 @@ static int print_tokens(void *user, int32_t row, const int32_t *tokens, int32_t 
     return 0;
 }
 
+static void must(es2s_status status) {
+    if (status != ES2S_OK) stop(es2s_last_error());
+}
+
+static void print_hash(const es2s_model *model, const char *document, size_t n_bytes) {
+    es2s_model_dims dims = {.struct_size = sizeof dims};
+    must(es2s_model_get_dims(model, &dims));
+    int32_t *ids = calloc((size_t)dims.max_source_len, sizeof *ids);
+    size_t n_ids = 0;
+    must(es2s_model_tokenize(model, document, n_bytes, ids, (size_t)dims.max_source_len, &n_ids));
+    es2s_session *session = NULL;
+    es2s_session_params params;
+    es2s_session_params_init(&params);
+    params.max_source_len = dims.max_source_len;
+    must(es2s_session_create(model, &params, &session));
+    must(es2s_session_encode(session, 0, ids, (int32_t)n_ids, -1, NULL, NULL));
+    const size_t n = n_ids * 2 * (size_t)(dims.n_layers * dims.n_heads * dims.d_head);
+    float *cross_kv = calloc(n, sizeof *cross_kv);
+    must(es2s_session_get_source(session, 0, cross_kv));
+    uint64_t hash = 0xCBF29CE484222325;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &cross_kv[i], sizeof bits);
+        hash = (hash ^ bits) * 0x100000001B3;
+    }
+    printf("%016" PRIx64 "\t", hash);
+    free(cross_kv);
+    free(ids);
+    es2s_session_free(session);
+}
+
 int main(int argc, char **argv) {
     static char document[MAX_DOCUMENT], summary[MAX_SUMMARY];
     if (argc != 4) stop("expected BUNDLE ISA N_THREADS");
@@ -37,7 +68,7 @@ int main(int argc, char **argv) {
     es2s_model_params_init(&params);
     params.isa = argv[2];
     params.n_threads = (int32_t)strtol(argv[3], NULL, 10);
-    if (es2s_model_load(argv[1], &params, &model) != ES2S_OK) stop(es2s_last_error());
+    must(es2s_model_load(argv[1], &params, &model));
     es2s_generate_params generate;
     es2s_generate_params_init(model, &generate);
     generate.num_beams = generate.num_return_sequences = 1;
@@ -50,8 +81,8 @@ int main(int argc, char **argv) {
             document[n++] = (char)c;
             continue;
         }
-        if (es2s_summarize(model, document, n, &generate, summary, sizeof summary, &n_summary) != ES2S_OK)
-            stop(es2s_last_error());
+        print_hash(model, document, n);
+        must(es2s_summarize(model, document, n, &generate, summary, sizeof summary, &n_summary));
         for (char *line_break; (line_break = memchr(summary, '\n', n_summary)) != NULL;)
             *line_break = ' ';
         printf("\t%.*s\n", (int)n_summary, summary);
