@@ -8,6 +8,7 @@ Each is a stage of `stages.py`. All models are measured as bundles, by the runti
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from edge_s2s.bundle import open_bundle, write_bundle
 from edge_s2s.drift import Reference
@@ -256,9 +257,11 @@ class Chain:
     def _training_inputs(self) -> dict[str, object]:
         recipe = self.recipe
         return {
-            "data": self.data, "tokenizer": self.tokenizer_folder, "lengths": recipe.lengths,
-            "generation": recipe.generation, "seed": recipe.seed,
-        }  # fmt: skip
+            "data": self.data,
+            "tokenizer": self.tokenizer_folder,
+            "lengths": recipe.lengths,
+            "seed": recipe.seed,
+        }
 
     def _train(
         self,
@@ -310,8 +313,6 @@ class Chain:
         return [collate(group, dataclasses.replace(shape, rows=len(group))) for group in groups]
 
     def _save(self, model: Any, stage: Path) -> None:
-        for name, value in dataclasses.asdict(self.recipe.generation).items():
-            setattr(model.generation_config, name, value)
         model.save_pretrained(stage)
         self.tokenizer.save_pretrained(stage)
         (stage / CHECKPOINT).unlink(missing_ok=True)
@@ -325,7 +326,7 @@ class Chain:
         dtype: Dtype = "int8" if system == "int8" else "float32"
         lines = [DATA[data.name].licence for data in recipe.data if data.name in DATA]
         lines += licences(recipe.pretraining.texts) if recipe.pretraining else []
-        facts = {
+        facts: dict[str, Any] = {
             "name": recipe.name,
             "model_version": recipe.version,
             "task": recipe.task,
@@ -333,15 +334,29 @@ class Chain:
             "languages": list(recipe.languages),
             "licence": recipe.licence,
             "data": lines,
+            "dtype": dtype,
+            "smooth_quant": recipe.smooth_quant or None if dtype == "int8" else None,
         }
 
         def make(stage: Path) -> None:
-            convert(model, stage / BUNDLE, dtype=dtype, texts=self._main_sources(), replace=True, **facts)  # type: ignore[arg-type]
+            checkpoint = stage / "checkpoint"  # with the recipe's settings, which training does not depend on
+            shutil.copytree(model, checkpoint, dirs_exist_ok=True)
+            settings = GenerationConfig.from_pretrained(checkpoint)
+            settings.update(**dataclasses.asdict(recipe.generation))
+            settings.save_pretrained(checkpoint)
+            texts = self._texts_of_gates()
+            convert(checkpoint, stage / BUNDLE, texts=texts, replace=True, **facts)
+            shutil.rmtree(checkpoint)
 
-        return self.work.stage(f"bundle-{system}", {"model": model, "dtype": dtype, **facts}, make)
+        inputs = {"model": model, "generation": recipe.generation, "rows": self.data, **facts}
+        return self.work.stage(f"bundle-{system}", inputs, make)
 
-    def _main_sources(self) -> list[str]:
-        return [row.source for row in self.rows if row.set == self.recipe.main.name]
+    def _texts_of_gates(self) -> list[str]:
+        """Sources of the main set that are read whole."""
+        main, longest = self.recipe.main, self.recipe.lengths.source[-1]
+        texts = [row.source for row in self.rows if row.set == main.name]
+        lengths = [len(ids) for ids in self.tokenizer([main.prefix + text for text in texts])["input_ids"]]
+        return [text for text, length in zip(texts, lengths, strict=True) if length <= longest]
 
     def outputs(self, system: str) -> Path:
         """What a bundle says to all rows."""

@@ -139,6 +139,7 @@ class Recipe:
     pretraining: Pretraining | None = None
     pseudo_labels: PseudoLabels | None = None
     generation: Generation = Generation()
+    smooth_quant: float = 0.0  # alpha of SmoothQuant, such as 0.5; 0: weights stay as they are
 
     @property
     def main(self) -> DataSet:

@@ -13,6 +13,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from .datasets import Row
+from .evaluation import ROUGES
 from .measurement import METRICS, SYSTEMS, Document, measure
 from .outputs import Output
 from .recipe import Recipe
@@ -92,14 +93,16 @@ def _quality(recipe: Recipe, document: Document) -> str:
 
 def _table(of_set: Document) -> list[str]:
     shares = [name for name in _SHARES if name in of_set["references"]]
-    head = [*METRICS, "chrf", "length ratio", *(name.replace("_", " ") for name in shares)]
+    named = [name.replace("_", " ") for name in shares]
+    head = [*METRICS, "best of references, rouge1 / 2 / L", "chrf", "length ratio", *named]
     lines = [f"| system | {' | '.join(head)} |", "|---|" + "---|" * len(head)]
     for name, values in of_set["systems"].items():
         cells = [_with_interval(values[metric]) for metric in METRICS]
+        cells.append(" / ".join(f"{values[f'{metric}_max']:.1f}" for metric in ROUGES))
         cells += [f"{values['chrf']:.1f}", f"{values['length_ratio']:.2f}"]
         cells += [f"{values[share]:.2%}" for share in shares]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    cells = ["-"] * (len(METRICS) + 2) + [f"{of_set['references'][share]:.2%}" for share in shares]
+    cells = ["-"] * (len(METRICS) + 3) + [f"{of_set['references'][share]:.2%}" for share in shares]
     return [*lines, f"| first references | {' | '.join(cells)} |"]
 
 

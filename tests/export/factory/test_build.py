@@ -144,6 +144,18 @@ def test_another_gate_makes_no_stage_but_the_last_again_and_refuses(
     assert {path.name for path in work.glob("[!e]*-*")} == trained
 
 
+def test_other_settings_of_generation_train_nothing_again(built: Built, work: Path, quiet: Display):
+    recipe = load_recipe("tiny")
+    other = dataclasses.replace(recipe, generation=dataclasses.replace(recipe.generation, num_beams=2))
+    made, before = chain(other, work, quiet), chain(recipe, work, quiet)
+    assert made.student == before.student
+    bundle = made.bundle("int8")
+    assert bundle != before.bundle("int8")
+    with open_bundle(bundle / "model.es2s") as opened:
+        assert opened.manifest.generation.num_beams == 2
+    assert [path.name for path in bundle.iterdir()] == ["model.es2s"]
+
+
 def start(work: Path, recipe: str = "tiny") -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "edge_s2s_export.cli", "build", "--recipe", recipe]
     return subprocess.Popen(
