@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import edge_s2s
+from edge_s2s import hybrid
 
 
 def use(path: str, texts: list[str]) -> None:
@@ -25,3 +26,21 @@ def use(path: str, texts: list[str]) -> None:
     except (edge_s2s.BundleError, edge_s2s.InputTooLongError, edge_s2s.ProviderError) as error:
         base: edge_s2s.EdgeS2SError = error
         print(base, edge_s2s.__version__, edge_s2s.default_bundle_path().name)
+
+
+def use_cloud(model: edge_s2s.Seq2SeqModel, texts: list[str]) -> None:
+    """A model with the cloud behind it."""
+    client = hybrid.CloudClient(hybrid.CloudConfig(base_url="https://host/v1", model="m", api_key_env="KEY"))
+    policy = hybrid.Policy(mode=hybrid.PREFER_IN_CLOUD, privacy="redacted", deny_list=["Heron"])
+    governor = hybrid.Governor(hybrid.LinuxDevice())
+    models = {hybrid.Step.SMALLER_BUNDLE: model}
+    better = hybrid.HybridModel(
+        model, client, policy, governor=governor, models=models, cache=hybrid.AnswerCache(max_age_s=60)
+    )
+    results: list[list[edge_s2s.Generation]] = better.generate(texts)
+    try:
+        summary: edge_s2s.Generation = better.summarize(texts[0])
+        pieces: Iterator[str] = better.stream(texts[0])
+        print(results[0][0].origin == "cloud", summary.reasons, *pieces)
+    except edge_s2s.CloudError as error:
+        print(error.reason, error.status, error.retry_after_s)

@@ -7,6 +7,7 @@
 The local answer is the floor: whatever the network does, it is there. The cloud's comes before it.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -24,6 +25,7 @@ from edge_s2s.hybrid.policy import (
     ONLY_IN_CLOUD,
     ONLY_ON_DEVICE,
     PREFER_IN_CLOUD,
+    PREFER_ON_DEVICE,
     Policy,
     reasons_after,
     reasons_before,
@@ -96,12 +98,10 @@ class HybridModel:
 
         deadline = _deadline(options)
         drafts: list[list[Generation] | None] = [None] * len(given)
-        if self.policy.mode not in (PREFER_IN_CLOUD, ONLY_IN_CLOUD) and self._step() < Step.OFFLOAD:
-            try:  # together they are faster; one that is too long must not spoil the others
+        if self._drafts_first():
+            with contextlib.suppress(InputTooLongError):  # one that is too long must not spoil the others
                 model, opts = self._local(options, deadline)
                 drafts = [*model.generate(given, opts, truncation=truncation, batch_size=batch_size)]
-            except InputTooLongError:
-                pass
         return [
             self._answer(text, options, local_for(text) if draft is None else _already(draft), deadline)
             for text, draft in zip(given, drafts, strict=True)
@@ -205,13 +205,17 @@ class HybridModel:
         is_summary: bool,
     ) -> Generator[str, None, Generation]:
         deadline = _deadline(options)
-        if self.policy.mode in (PREFER_IN_CLOUD, ONLY_IN_CLOUD) or self._step() == Step.OFFLOAD:
+        pieces: Generator[str, None, Generation] | None = None
+        if self._drafts_first():
+            with contextlib.suppress(InputTooLongError):  # below, the cloud may read it
+                pieces = local(*self._local(options, deadline))
+        if pieces is None:
             [best, *_] = self._answer(
                 text, options, lambda m, o: [run_to_end(local(m, o))], deadline, is_summary=is_summary
             )
             yield best.text
             return best
-        draft = yield from local(*self._local(options, deadline))
+        draft = yield from pieces
         [best, *_] = self._upgrade(
             text, [draft], lambda: self._ask_cloud(text, options, deadline, is_summary=is_summary)
         )
@@ -249,8 +253,9 @@ class HybridModel:
         asked = _InThread(lambda begun: ask(until, begun))
         drafts: list[Generation] = []
         if not asked.begun.wait(0.0 if self.cloud is None else self.cloud.first_token_p95_s):
-            drafts = draft()
-            if not asked.begun.is_set():
+            with contextlib.suppress(InputTooLongError):  # then only the cloud can read it
+                drafts = draft()
+            if drafts and not asked.begun.is_set():
                 return _with_reasons(drafts, ["mode", "cloud_slow"])
         try:
             return [replace(asked.result(), reasons=("mode",)), *drafts]
@@ -258,6 +263,9 @@ class HybridModel:
             return _with_reasons(drafts or draft(), ["mode", f"cloud_{error.reason}"])
 
     # --------------------------------------------------- the device -----------------------------------------
+
+    def _drafts_first(self) -> bool:
+        return self.policy.mode in (PREFER_ON_DEVICE, ONLY_ON_DEVICE) and self._step() < Step.OFFLOAD
 
     def _step(self) -> Step:
         return Step.FULL if self._governor is None else self._governor.step()

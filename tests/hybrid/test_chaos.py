@@ -1,6 +1,7 @@
 """Every fault of `chaos.py`, in three protocols, whole and as streams: an error with a reason, in time."""
 
 import gc
+import json
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from edge_s2s.hybrid.client import CloudClient
 from hybrid.chaos import FLOODS, NUMBERS, faults, resolve
 from hybrid.peers import ANSWER, PROTOCOLS
 
+REPORT = Path(__file__).parents[2] / "reports" / "hybrid_chaos.json"
 DEADLINE_S = 0.6
 LATE_S = 0.1
 CAP = 1 << 18
@@ -96,24 +98,37 @@ def test_all_24_faults_are_there():
     assert sorted(NUMBERS) == list(range(1, 25))
 
 
-def test_every_call_ends_by_its_deadline_with_a_reason_and_leaves_no_socket(tmp_path: Path):
+def try_all(folder: Path, n_rounds: int = 1) -> dict[str, int]:
+    """Every fault but the floods, in every form, at the same time; raises for what must not be."""
     all_faults = faults()
-    cases = [
-        (name, p, s) for name in all_faults for p in PROTOCOLS for s in (False, True) if name not in FLOODS
-    ]
+    names = [name for name in all_faults if name not in FLOODS]
+    cases = [(name, p, s) for name in names for p in PROTOCOLS for s in (False, True)] * n_rounds
     before = n_sockets()
     with Heartbeat() as heartbeat, ThreadPoolExecutor(12) as pool:
-        results = list(pool.map(lambda i: call(*cases[i], tmp_path / str(i)), range(len(cases))))
+        results = list(pool.map(lambda i: call(*cases[i], folder / str(i)), range(len(cases))))
     for (name, protocol, stream), (reason, start, end) in zip(cases, results, strict=True):
         case = f"{name}, {protocol}, {'stream' if stream else 'unary'}: {reason}"
         if reason == "timeout" not in all_faults[name][1]:  # a busy machine; alone it must be right
-            reason, _, _ = call(name, protocol, stream, tmp_path / "again")
+            reason, _, _ = call(name, protocol, stream, folder / "again")
         assert reason in all_faults[name][1], case
         over = end - start - DEADLINE_S
         assert over <= LATE_S + heartbeat.lateness(start, end), f"{case}, {1000 * over:.0f} ms late"
     assert not left_over(lambda: "edge_s2s cloud" not in {thread.name for thread in threading.enumerate()})
     gc.collect()
-    assert not left_over(lambda: n_sockets() <= before), f"{n_sockets()} sockets, {before} before"
+    left_over(lambda: n_sockets() <= before)
+    return {"faults": len(NUMBERS), "calls": len(cases), "sockets_left": max(0, n_sockets() - before)}
+
+
+def test_every_call_ends_by_its_deadline_with_a_reason_and_leaves_no_socket(tmp_path: Path):
+    assert try_all(tmp_path)["sockets_left"] == 0
+
+
+@pytest.mark.release
+def test_ten_thousand_calls_do_so(tmp_path: Path):
+    counts = try_all(tmp_path, n_rounds=40)
+    REPORT.write_text(json.dumps({**counts, "deadline_s": DEADLINE_S, "late_s": LATE_S}, indent=2) + "\n")
+    assert counts["calls"] >= 10_000
+    assert counts["sockets_left"] == 0
 
 
 @pytest.mark.parametrize("name", FLOODS)

@@ -154,6 +154,20 @@ def test_a_text_too_long_for_the_model_is_answered_by_the_cloud_or_refused(model
         HybridModel(model, client).generate([long], SHORT)
 
 
+def test_a_stream_of_a_text_too_long_for_the_model_is_the_clouds(model: Seq2SeqModel, cloud: Any):
+    client, _ = cloud()
+    long = "one two three " * model.manifest.dimensions.max_source_len
+    assert list(HybridModel(model, client, Policy(privacy="allow")).stream(long, SHORT)) == [ANSWER]
+    with pytest.raises(InputTooLongError):
+        list(HybridModel(model, client).stream(long, SHORT))
+
+
+def test_the_cloud_gets_a_focus_before_the_document(model: Seq2SeqModel, cloud: Any):
+    client, peer = cloud()
+    HybridModel(model, client, Policy(privacy="allow")).summarize(TEXT, SHORT, focus="the budget")
+    assert peer.requests[0].body["messages"][1]["content"] == f"the budget\n\n{TEXT}"
+
+
 # -------------------------------------------------------------------------------------------------- privacy
 
 
