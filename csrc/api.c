@@ -7,6 +7,7 @@
 #include "edge_s2s.h"
 #include "error.h"
 #include "model.h"
+#include "prompt_lookup.h"
 #include "search.h"
 
 enum {
@@ -206,11 +207,13 @@ es2s_status es2s_session_create(const es2s_model *model, const es2s_session_para
     /* The defaults, too, may exceed a small model: nothing is gained by room that no call can use. */
     if (p.max_source_len > model->dims.max_source_len) p.max_source_len = model->dims.max_source_len;
     if (p.max_target_len > model->dims.max_target_len) p.max_target_len = model->dims.max_target_len;
+    ES2S_TRY(check_range("max_draft_tokens", p.max_draft_tokens, 0, ES2S_MAX_DRAFT_TOKENS));
     ES2S_TRY(check_range("max_batch * max_beams * max_target_len",
                          (int64_t)p.max_batch * p.max_beams * p.max_target_len, 1, INT32_MAX));
     return es2s_decoder_create(model, &p,
                                es2s_search_scratch_bytes(model->dims.vocab_size, p.max_batch, p.max_beams,
-                                                         p.max_source_len, p.max_target_len),
+                                                         p.max_draft_tokens, p.max_source_len,
+                                                         p.max_target_len),
                                session_out);
 }
 
@@ -514,6 +517,10 @@ static es2s_status check_search(const es2s_session *s, const es2s_generate_param
         ES2S_TRY(check_capacity("num_return_sequences", p->num_return_sequences, s->max_beams));
     else
         ES2S_TRY(check_range("num_return_sequences", p->num_return_sequences, 1, p->num_beams));
+    ES2S_TRY(check_range("prompt_lookup_num_tokens", p->prompt_lookup_num_tokens, 0, INT32_MAX));
+    if (p->prompt_lookup_num_tokens > 0)
+        ES2S_TRY(
+            check_capacity("prompt_lookup_num_tokens", p->prompt_lookup_num_tokens, s->max_draft_tokens));
     ES2S_TRY(check_range("top_k", p->top_k, 0, INT32_MAX));
     ES2S_TRY(check_number("temperature", p->temperature, 1e-3, 1e3));
     ES2S_TRY(check_number("top_p", p->top_p, 0, 1));
@@ -568,6 +575,10 @@ es2s_status es2s_session_generate(es2s_session *s, const es2s_generate_params *p
     return status;
 }
 
+int64_t es2s_session_n_steps(const es2s_session *s) {
+    return s ? s->n_steps : 0;
+}
+
 /* ============================================ Texts ============================================= */
 
 typedef struct summary_job {
@@ -582,8 +593,7 @@ static es2s_status read_source(summary_job *job, const char *text, size_t n_byte
     const size_t limit = (size_t)job->model->dims.max_source_len;
     size_t n;
     ES2S_TRY(es2s_model_tokenize(job->model, text, n_bytes, job->source, limit, &n));
-    if (n > limit)
-        return es2s_fail(ES2S_CAPACITY, "text: expected at most %zu tokens, found %zu", limit, n);
+    if (n > limit) return es2s_fail(ES2S_CAPACITY, "text: expected at most %zu tokens, found %zu", limit, n);
     job->n_source = (int32_t)n;
     return ES2S_OK;
 }
@@ -593,7 +603,9 @@ static es2s_status run_session(summary_job *job, es2s_session *session) {
     es2s_generate_params p = *job->params;
     float score;
     ES2S_TRY(es2s_session_encode(session, 0, job->source, job->n_source, p.deadline_ms, p.cancel, NULL));
-    if (p.encoder_repetition_penalty != 1 || p.encoder_no_repeat_ngram_size > 0)
+    const es2s_model_dims *dims = &job->model->dims;
+    const bool may_copy = p.prompt_lookup_num_tokens > 0 && dims->source_vocab_size <= dims->vocab_size;
+    if (may_copy || p.encoder_repetition_penalty != 1 || p.encoder_no_repeat_ngram_size > 0)
         ES2S_TRY(es2s_session_set_source_ids(session, 0, job->source, job->n_source));
     if (p.deadline_ms >= 0) {
         const int64_t left = p.deadline_ms - (es2s_clock_ns() - start) / 1000000;
@@ -623,13 +635,15 @@ es2s_status es2s_summarize(const es2s_model *model, const char *text, size_t n_b
         es2s_session_params limits;
         es2s_session_params_init(&limits);
         limits.max_beams = p.num_beams;
+        limits.max_draft_tokens = p.prompt_lookup_num_tokens;
         limits.max_source_len = job.n_source > 0 ? job.n_source : 1;
         limits.max_target_len = p.prefix_lens ? model->dims.max_target_len : p.max_new_tokens;
         status = es2s_session_create(model, &limits, &session);
     }
     if (status == ES2S_OK) status = run_session(&job, session);
     if (status == ES2S_OK)
-        status = es2s_model_detokenize(model, job.tokens, (size_t)job.n_tokens, summary_out, capacity, n_bytes_out);
+        status = es2s_model_detokenize(model, job.tokens, (size_t)job.n_tokens, summary_out, capacity,
+                                       n_bytes_out);
     es2s_session_free(session);
     es2s_free(ids);
     return status;

@@ -73,7 +73,8 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
 es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_params *params,
                                 size_t search_scratch_bytes, es2s_session **session_out) {
     const es2s_model_dims *dims = &model->dims;
-    const int32_t max_rows = params->max_batch * params->max_beams;
+    const int32_t n_slots = params->max_batch * params->max_beams;
+    const int32_t max_rows = n_slots > params->max_draft_tokens ? n_slots : params->max_draft_tokens + 1;
     const int32_t max_len =
         params->max_source_len > params->max_target_len ? params->max_source_len : params->max_target_len;
     es2s_session s = {
@@ -83,12 +84,14 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
         .max_rows = max_rows,
         .max_source_len = params->max_source_len,
         .max_target_len = params->max_target_len,
+        .max_draft_tokens = params->max_draft_tokens,
         .keep_cross_attention = params->keep_cross_attention != 0,
         .cache = {.n_layers = dims->n_layers,
                   .n_heads = dims->n_heads,
                   .d_head = dims->d_head,
                   .max_batch = params->max_batch,
                   .max_beams = params->max_beams,
+                  .n_slots = n_slots,
                   .max_rows = max_rows,
                   .max_source_len = params->max_source_len,
                   .max_target_len = params->max_target_len},
@@ -157,7 +160,8 @@ static void run_attention(void *arg, int32_t item, int32_t thread) {
         const int32_t *index = es2s_kv_cache_index(c, row);
         const size_t table = s->model->features.position_bias_per_layer ? (size_t)job->layer : 0;
         const size_t bias_end = (table * (size_t)c->n_heads + (size_t)head + 1) * max_keys;
-        const float *bias = s->model->features.position_is_table ? NULL : s->position_bias + bias_end - n_keys;
+        const float *bias =
+            s->model->features.position_is_table ? NULL : s->position_bias + bias_end - n_keys;
         kernels->attention_scores(q, k, index, n_keys, d_head, bias, scores);
         kernels->softmax(scores, n_keys);
         kernels->attention_values(scores, v, index, n_keys, d_head, y);
@@ -262,15 +266,14 @@ void es2s_decoder_reorder(es2s_session *s, const int32_t *beam_idx, int32_t n_ro
     es2s_kv_cache_reorder(&s->cache, beam_idx, n_rows);
 }
 
-void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
-                       float *logits) {
+/* From tokens to logits, in the positions that the cache has just opened. */
+static void read_tokens(es2s_session *s, const int32_t *tokens, const int32_t *sources, size_t n,
+                        float *logits) {
     const es2s_model *m = s->model;
     const es2s_features *f = &m->features;
     const es2s_worker *worker = &s->worker;
-    const size_t n = (size_t)n_rows;
     s->worker.pool = es2s_thread_pool_try_acquire(m->pool);
 
-    es2s_kv_cache_grow(&s->cache, sources, n_rows);
     embed(s, tokens, n);
 
     for (int32_t i = 0; i < m->dims.n_layers; i++) {
@@ -296,4 +299,16 @@ void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *so
 
     es2s_thread_pool_release(s->worker.pool);
     s->worker.pool = NULL;
+}
+
+void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
+                       float *logits) {
+    es2s_kv_cache_grow(&s->cache, sources, n_rows);
+    read_tokens(s, tokens, sources, (size_t)n_rows, logits);
+}
+
+void es2s_decoder_step_ahead(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
+                             float *logits) {
+    es2s_kv_cache_grow_ahead(&s->cache, sources[0], n_rows);
+    read_tokens(s, tokens, sources, (size_t)n_rows, logits);
 }

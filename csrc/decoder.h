@@ -16,11 +16,12 @@
 struct es2s_session {
     const es2s_model *model;
     int32_t max_batch, max_beams;
-    int32_t max_rows; /* max_batch * max_beams */
-    int32_t max_source_len, max_target_len;
+    int32_t max_rows; /* of a step: max_batch * max_beams, or a token and its draft */
+    int32_t max_source_len, max_target_len, max_draft_tokens;
     int32_t n_sources;       /* rows 0..n_sources-1 hold a source; set by api.c before it calls the search */
     int32_t rows_per_source; /* of the public step; 0 = all self-attention caches are empty */
     int32_t n_stepped_rows;  /* of the last public step; 0 = anything else came since */
+    int64_t n_steps;         /* of the last search */
     bool keep_cross_attention;
     bool is_generating; /* inside es2s_session_generate, whose callbacks must leave the session alone */
     size_t memory;      /* bytes, all in one block that starts with this struct */
@@ -58,6 +59,11 @@ void es2s_decoder_begin(es2s_session *s);
  * tokens, sources: int32[n_rows]; logits: float[n_rows, vocab_size], after rescoring; NULL = not computed. */
 void es2s_decoder_step(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
                        float *logits);
+
+/* n_rows positions of one sequence at once: row 0 reads the next token and each other row the one after it.
+ * Afterwards row i has read tokens 0..i, and its logits have the bits of i+1 single steps. */
+void es2s_decoder_step_ahead(es2s_session *s, const int32_t *tokens, const int32_t *sources, int32_t n_rows,
+                             float *logits);
 
 /* Before the next step, row i continues row beam_idx[i]; n_rows may shrink or grow. Copies indices, no cache.
  */

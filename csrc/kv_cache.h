@@ -14,15 +14,16 @@
 
 typedef struct es2s_kv_cache {
     int32_t n_layers, n_heads, d_head;
-    int32_t max_batch, max_beams, max_rows; /* max_rows = max_batch * max_beams, also the number of slots */
+    int32_t max_batch, max_beams, n_slots; /* n_slots = max_batch * max_beams */
+    int32_t max_rows;                      /* n_slots, or more for drafts */
     int32_t max_source_len, max_target_len;
 
     float *cross; /* [max_batch] x [n_layers, 2, n_heads, source_len, d_head], room for max_source_len */
     int32_t *source_lens; /* [max_batch], 0 = no source */
 
-    float *self;         /* [n_layers, 2, n_heads, max_target_len, max_rows, d_head] */
+    float *self;         /* [n_layers, 2, n_heads, max_target_len, n_slots, d_head] */
     int32_t *lens;       /* [max_rows] positions decoded so far */
-    int32_t *index;      /* [max_rows, max_target_len] position -> position * max_rows + slot */
+    int32_t *index;      /* [max_rows, max_target_len] position -> position * n_slots + slot */
     int32_t *lens_next;  /* reorder writes these two, */
     int32_t *index_next; /* then swaps them with the two above */
 } es2s_kv_cache;
@@ -50,9 +51,9 @@ void es2s_kv_cache_get_source(const es2s_kv_cache *cache, int32_t source, float 
 
 /* float[source_len, d_head]: keys or values of a source. */
 float *es2s_kv_cache_cross(const es2s_kv_cache *cache, int32_t source, int32_t layer, int which,
-                                 int32_t head);
+                           int32_t head);
 
-/* float[max_target_len * max_rows, d_head]: keys or values of all rows, addressed through
+/* float[max_target_len * n_slots, d_head]: keys or values of all rows, addressed through
  * es2s_kv_cache_index. */
 float *es2s_kv_cache_self(const es2s_kv_cache *cache, int32_t layer, int which, int32_t head);
 
@@ -62,6 +63,10 @@ const int32_t *es2s_kv_cache_index(const es2s_kv_cache *cache, int32_t row);
 /* Opens the next position of rows 0..n_rows-1, which the step then writes; each has room for it.
  * sources: int32[n_rows], the source of each row; rows of one source are neighbours. */
 void es2s_kv_cache_grow(es2s_kv_cache *cache, const int32_t *sources, int32_t n_rows);
+
+/* Opens the next n_rows positions of row 0, one for each of rows 0..n_rows-1: row i continues row i-1 with
+ * the token that it reads in the same step. */
+void es2s_kv_cache_grow_ahead(es2s_kv_cache *cache, int32_t source, int32_t n_rows);
 
 /* Row i continues row beam_idx[i] (int32[n_rows]); rows from n_rows on are empty. */
 void es2s_kv_cache_reorder(es2s_kv_cache *cache, const int32_t *beam_idx, int32_t n_rows);

@@ -27,9 +27,11 @@ enum { NOT_INTERRUPTED = -1 };
 
 /* n_hypotheses: that live at a time, of a source. */
 static void take_scratch(struct search *search, es2s_arena *arena, int32_t n_sources, int32_t n_hypotheses,
-                         int32_t max_source_len, int32_t max_len) {
+                         int32_t max_draft_tokens, int32_t max_source_len, int32_t max_len) {
     const int32_t longest = max_source_len > max_len ? max_source_len : max_len;
     const uint64_t n_rows = (uint64_t)n_sources * (uint64_t)n_hypotheses;
+    const uint64_t n_step_rows =
+        n_rows > (uint64_t)max_draft_tokens ? n_rows : (uint64_t)max_draft_tokens + 1;
     search->active = es2s_arena_take(arena, (uint64_t)n_sources, sizeof *search->active);
     search->groups = es2s_arena_take(arena, n_rows, sizeof *search->groups);
     search->hypotheses = es2s_arena_take(arena, 3 * n_rows, sizeof *search->hypotheses);
@@ -41,18 +43,18 @@ static void take_scratch(struct search *search, es2s_arena *arena, int32_t n_sou
     search->results = es2s_arena_take(arena, 2 * (uint64_t)n_hypotheses, sizeof *search->results);
     search->scores = es2s_arena_take(arena, (uint64_t)search->vocab_size, sizeof *search->scores);
     search->rule_scratch = es2s_arena_take(arena, (uint64_t)longest, sizeof *search->rule_scratch);
-    search->row_tokens = es2s_arena_take(arena, n_rows, sizeof *search->row_tokens);
-    search->row_sources = es2s_arena_take(arena, n_rows, sizeof *search->row_sources);
+    search->row_tokens = es2s_arena_take(arena, n_step_rows, sizeof *search->row_tokens);
+    search->row_sources = es2s_arena_take(arena, n_step_rows, sizeof *search->row_sources);
     search->row_parents = es2s_arena_take(arena, n_rows, sizeof *search->row_parents);
-    search->row_log_softmax = es2s_arena_take(arena, n_rows, sizeof *search->row_log_softmax);
+    search->row_log_softmax = es2s_arena_take(arena, n_step_rows, sizeof *search->row_log_softmax);
     es2s_sampler_take(&search->sampler, arena, search->vocab_size);
 }
 
 size_t es2s_search_scratch_bytes(int32_t vocab_size, int32_t max_batch, int32_t max_beams,
-                                 int32_t max_source_len, int32_t max_target_len) {
+                                 int32_t max_draft_tokens, int32_t max_source_len, int32_t max_target_len) {
     struct search search = {.vocab_size = vocab_size};
     es2s_arena arena = {0};
-    take_scratch(&search, &arena, max_batch, max_beams, max_source_len, max_target_len);
+    take_scratch(&search, &arena, max_batch, max_beams, max_draft_tokens, max_source_len, max_target_len);
     return arena.used;
 }
 
@@ -131,6 +133,21 @@ static void place_group(struct search *search, const struct source_search *sourc
     }
 }
 
+/* Adds rows for tokens that may follow the only row's, and returns their number. */
+static int32_t draft(struct search *search, int32_t n_rows) {
+    if (search->lookup.max_tokens == 0 || n_rows != 1) return 0;
+    const struct source_search *const source = &search->active[0];
+    const struct hypothesis *const live = &source->groups[0].live[0];
+    const es2s_session *const s = search->session;
+    const int32_t n_draft = es2s_prompt_lookup_draft(
+        &search->lookup, history(source, live), source->n_prompt + live->len,
+        s->source_ids + (size_t)source->source * (size_t)s->max_source_len, s->n_source_ids[source->source],
+        search->params->max_new_tokens - search->n_generated - 1, search->row_tokens + 1);
+    for (int32_t i = 1; i <= n_draft; i++)
+        search->row_sources[i] = source->source;
+    return n_draft;
+}
+
 /* Every live hypothesis has a decoder row, which then reads its last token. */
 static void step_decoder(struct search *search) {
     int32_t n_rows = 0;
@@ -141,7 +158,14 @@ static void step_decoder(struct search *search) {
         }
     es2s_session *const s = search->session;
     if (search->n_generated > 0) es2s_decoder_reorder(s, search->row_parents, n_rows);
-    es2s_decoder_step(s, search->row_tokens, search->row_sources, n_rows, s->logits);
+    search->n_draft = draft(search, n_rows);
+    const int64_t start_ns = es2s_clock_ns();
+    if (search->n_draft > 0)
+        es2s_decoder_step_ahead(s, search->row_tokens, search->row_sources, 1 + search->n_draft, s->logits);
+    else
+        es2s_decoder_step(s, search->row_tokens, search->row_sources, n_rows, s->logits);
+    search->step_ns = es2s_clock_ns() - start_ns;
+    s->n_steps++;
     search->n_generated++;
     for (int32_t row = 0; row < n_rows; row++)
         search->row_log_softmax[row] = es2s_search_log_softmax(search, es2s_search_logits(search, row));
@@ -217,6 +241,20 @@ static void step_alone(struct search *search, const struct source_search *source
     group->is_settled = es2s_search_ends(search, token);
 }
 
+/* Tokens of the draft that the decoder has read, as long as each is the one that the search has chosen. */
+static void follow_draft(struct search *search, const struct source_search *source, struct group *group) {
+    struct hypothesis *const live = &group->live[0];
+    while (!group->is_settled && search->status == ES2S_OK && live->row < search->n_draft &&
+           live->tokens[live->len] == search->row_tokens[live->row + 1]) {
+        live->row++;
+        search->row_log_softmax[live->row] =
+            es2s_search_log_softmax(search, es2s_search_logits(search, live->row));
+        search->n_generated++;
+        step_alone(search, source, group);
+    }
+    es2s_prompt_lookup_learn(&search->lookup, search->step_ns, search->n_draft, live->row);
+}
+
 /* Returns whether the result is settled. */
 static bool step_source(struct search *search, const struct source_search *source) {
     bool is_settled = true;
@@ -225,8 +263,10 @@ static bool step_source(struct search *search, const struct source_search *sourc
         struct group *const group = &source->groups[g];
         if (search->params->num_beams > 1)
             es2s_beam_search_step(search, source, group);
-        else if (!group->is_settled)
+        else if (!group->is_settled) {
             step_alone(search, source, group);
+            if (search->lookup.max_tokens > 0) follow_draft(search, source, group);
+        }
         is_settled &= group->is_settled;
     }
     return is_settled;
@@ -378,6 +418,7 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
                             int32_t *finish_reasons_out) {
     const bool is_sampling = params->do_sample && params->num_beams == 1;
     const int32_t n_groups = is_sampling ? params->num_return_sequences : params->num_beam_groups;
+    const bool is_greedy = !is_sampling && params->num_beams == 1;
     struct search search = {.session = s,
                             .params = params,
                             .vocab_size = s->model->dims.vocab_size,
@@ -388,6 +429,7 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
                             .start_ns = es2s_clock_ns(),
                             .n_active = s->n_sources,
                             .interruption = NOT_INTERRUPTED,
+                            .lookup = {.max_tokens = is_greedy ? params->prompt_lookup_num_tokens : 0},
                             .tokens_out = tokens_out,
                             .lens_out = lens_out,
                             .scores_out = scores_out,
@@ -396,10 +438,11 @@ es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params,
     search.sampler.kernels = &s->model->kernels;
     search.sampler.params = params;
     es2s_arena arena = {.base = s->search_scratch};
-    take_scratch(&search, &arena, s->n_sources, n_groups * search.group_size, s->max_source_len,
-                 search.max_len);
+    take_scratch(&search, &arena, s->n_sources, n_groups * search.group_size, s->max_draft_tokens,
+                 s->max_source_len, search.max_len);
     start_sources(&search);
 
+    s->n_steps = 0;
     es2s_decoder_begin(s);
     read_prompts(&search);
     while (search.n_active > 0 && !interrupted(&search)) {

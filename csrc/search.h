@@ -9,7 +9,7 @@
 
 /* Size of es2s_session.search_scratch, a multiple of 64; SIZE_MAX if that cannot be addressed. */
 size_t es2s_search_scratch_bytes(int32_t vocab_size, int32_t max_batch, int32_t max_beams,
-                                 int32_t max_source_len, int32_t max_target_len);
+                                 int32_t max_draft_tokens, int32_t max_source_len, int32_t max_target_len);
 
 /* As es2s_session_generate, whose arguments are complete, checked, and fit the session. Allocates nothing. */
 es2s_status es2s_search_run(es2s_session *s, const es2s_generate_params *params, int32_t *tokens_out,

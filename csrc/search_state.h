@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "edge_s2s.h"
+#include "prompt_lookup.h"
 #include "sampling.h"
 
 /* The score of what must lose. It shows only where too few continuations are allowed. */
@@ -86,6 +87,10 @@ struct search {
     float *scores;                     /* [vocab_size] of the next token of one row, ruled */
     float *rule_scratch;               /* [max(max_len, max_source_len)] */
     es2s_sampler sampler;              /* for one row */
+
+    es2s_prompt_lookup lookup; /* greedy search while one source is open; .max_tokens = 0: none */
+    int32_t n_draft;           /* tokens that this step has read ahead, in rows 1..n_draft */
+    int64_t step_ns;           /* time of the decoder in this step */
 
     int32_t *row_tokens;  /* [n_sources * n_groups * group_size] what the decoder reads in this step */
     int32_t *row_sources; /* [n_sources * n_groups * group_size] */

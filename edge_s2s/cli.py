@@ -57,6 +57,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` an
     "min_new_tokens": (int, "shortest result in tokens"),
     "length_penalty": (float, "above 0, beam search favours longer results"),
     "no_repeat_ngram_size": (int, "no n-gram of this size occurs twice; 0 is off"),
+    "prompt_lookup_num_tokens": (int, "greedy: read up to so many tokens ahead, 0..16; changes no result"),
     "renormalize_logits": (bool, "beam search: what rules have left has probability 1 again"),
     "repetition_penalty": (float, "above 1, tokens that occurred become less likely"),
     "encoder_repetition_penalty": (float, "above 1, tokens of the source become more likely"),

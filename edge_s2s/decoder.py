@@ -173,8 +173,9 @@ class DecoderModel:
         max_target_len: int,
         *,
         keep_cross_attention: bool = False,
+        max_draft_tokens: int = 0,
     ) -> "DecoderSession":
-        """Room for so many sources, beams of each, tokens of a source and new tokens.
+        """Room for so many sources, beams of each, tokens of a source and new tokens, and tokens of a draft.
 
         And for the weights of cross-attention, if `DecoderSession.cross_attention` is to give them.
         """
@@ -184,6 +185,7 @@ class DecoderModel:
         params.max_batch, params.max_beams = max_batch, max_beams
         params.max_source_len, params.max_target_len = max_source_len, max_target_len
         params.keep_cross_attention = keep_cross_attention
+        params.max_draft_tokens = max_draft_tokens
         out = ffi.new("es2s_session **")
         _check(lib.es2s_session_create(self._model, params, out))
         session = _owned(out[0], lib.es2s_session_free, self._pid, self._model)
@@ -206,6 +208,11 @@ class DecoderSession:
     def size_bytes(self) -> int:
         """Memory that the session holds."""
         return int(lib.es2s_session_memory(self._session))
+
+    @property
+    def n_steps(self) -> int:
+        """Decoder steps of the last `generate`; with prompt lookup fewer than tokens."""
+        return int(lib.es2s_session_n_steps(self._session))
 
     def set_source(self, row: int, cross_kv: Floats, source_ids: npt.ArrayLike | None = None) -> None:
         """Copies an encoder's output float32 [n_layers, 2, n_heads, source_len, d_head] into a row.
@@ -369,7 +376,7 @@ class DecoderSession:
                      "no_repeat_ngram_size", "repetition_penalty", "length_penalty",
                      "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "do_sample", "temperature",
                      "top_k", "top_p", "min_p", "typical_p", "num_beam_groups",
-                     "diversity_penalty", "renormalize_logits"):  # fmt: skip
+                     "diversity_penalty", "renormalize_logits", "prompt_lookup_num_tokens"):  # fmt: skip
             setattr(c_params, name, getattr(params, name))
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             token = getattr(params, name)

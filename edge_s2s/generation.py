@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = ("loops", "numbers", "names")
 
 Tokens: TypeAlias = Sequence[int]
 
+MAX_DRAFT_TOKENS = 16
 MAX_DRAWS = 256  # of a source at a time
 _MAX_TOKEN = (1 << 31) - 1
 _MAX_TOKENS = 1 << 20  # of all lists of an option together
@@ -37,6 +38,7 @@ _INTEGERS = {
     "top_k": (0, _MAX_TOKEN),
     "seed": (0, (1 << 64) - 1),
     "num_beam_groups": (1, 64),
+    "prompt_lookup_num_tokens": (0, MAX_DRAFT_TOKENS),
     "deadline_ms": (1, 1 << 40),
 }
 _NUMBERS = {
@@ -116,6 +118,10 @@ class GenerationOptions:
     long as the sequence. {} is off."""
     renormalize_logits: bool | None = None
     """Beam search: the probabilities that all rules have left add up to 1 again before they are compared."""
+    prompt_lookup_num_tokens: int | None = None
+    """Greedy search of one text: up to so many tokens, at most 16, are read ahead where the last ones stood
+    before, in the text or in the result. It changes no result, and ends by itself where it costs time. 0 is
+    off."""
     suppress_tokens: Tokens | None = None
     """Tokens that never occur."""
     begin_suppress_tokens: Tokens | None = None

@@ -113,6 +113,12 @@ class Job:
                 self.on_progress(len(results), len(sources))
         return results
 
+    @property
+    def _looks_up_source(self) -> bool:
+        """Whether what the source says may be a draft; not if it has a vocabulary of its own."""
+        dims = self.parts.decoder.dims
+        return self.params.prompt_lookup_num_tokens > 0 and dims.source_vocab_size <= dims.vocab_size
+
     def _run_batch(
         self,
         sources: Sequence[Source],
@@ -125,7 +131,13 @@ class Job:
         decoder_ms = 0.0
         max_source_len = max(len(source.input_ids) for source in sources)
         max_target_len = max(len(source.target_prefix) for source in sources) + params.max_new_tokens
-        with decoder.session(len(sources), params.rows_per_source, max_source_len, max_target_len) as session:
+        with decoder.session(
+            len(sources),
+            params.rows_per_source,
+            max_source_len,
+            max_target_len,
+            max_draft_tokens=params.prompt_lookup_num_tokens,
+        ) as session:
             for row, source in enumerate(sources):
                 if self.ended(cancellation):
                     break
@@ -134,7 +146,7 @@ class Job:
                     session,
                     row,
                     source.input_ids,
-                    keep_ids=params.reads_source_ids,
+                    keep_ids=params.reads_source_ids or self._looks_up_source,
                     deadline_ms=self._remaining_ms(),
                     cancellation=cancellation,
                 ):

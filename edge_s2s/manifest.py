@@ -159,6 +159,7 @@ class GenerationDefaults:
     num_beam_groups: int = dataclasses.field(default=1, metadata=OPTIONAL)
     diversity_penalty: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
     renormalize_logits: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+    prompt_lookup_num_tokens: int = dataclasses.field(default=0, metadata=OPTIONAL)
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Key], **others: object) -> Self:

@@ -171,7 +171,13 @@ class TinyModel:
         params = replace(GenerationDefaults.from_keys(self.spec.keys), **options)
         longest = max(cross_kv.shape[3] for cross_kv in cross_kvs)
         target_len = max(map(len, prefixes or [[]])) + params.max_new_tokens
-        with self.decoder.session(len(cross_kvs), params.rows_per_source, longest, target_len) as session:
+        with self.decoder.session(
+            len(cross_kvs),
+            params.rows_per_source,
+            longest,
+            target_len,
+            max_draft_tokens=params.prompt_lookup_num_tokens,
+        ) as session:
             for row, cross_kv in enumerate(cross_kvs):
                 session.set_source(row, cross_kv, None if sources is None else sources[row])
             return session.generate(params, prefixes=prefixes, **(callbacks or {}))

@@ -148,6 +148,7 @@ typedef struct es2s_session_params {
     int32_t max_source_len; /* default 512 */
     int32_t max_target_len; /* new tokens and a prefix of theirs; default 256 */
     int32_t keep_cross_attention; /* non-zero: room for es2s_session_cross_attention; default 0 */
+    int32_t max_draft_tokens;     /* the largest prompt_lookup_num_tokens; 0..16, default 0 */
 } es2s_session_params;
 
 void es2s_session_params_init(es2s_session_params *params);
@@ -156,8 +157,9 @@ void es2s_session_params_init(es2s_session_params *params);
 es2s_status es2s_session_create(const es2s_model *model, const es2s_session_params *params,
                                 es2s_session **session_out);
 
-/* Bytes held by the session. */
+/* Bytes held by the session; decoder steps of its last es2s_session_generate. */
 size_t es2s_session_memory(const es2s_session *session);
+int64_t es2s_session_n_steps(const es2s_session *session);
 
 /* Copies one source into row 0 <= row < max_batch and empties that row's self-attention cache.
  * cross_kv: float[n_layers, 2 (K, V), n_heads, source_len, d_head], the encoder's output. It is kept
@@ -178,11 +180,9 @@ es2s_status es2s_session_get_source(const es2s_session *session, int32_t row, fl
 es2s_status es2s_session_set_source_ids(es2s_session *session, int32_t row, const int32_t *source_ids,
                                         int32_t source_len);
 
-/* Forgets all sources; the memory stays. */
-void es2s_session_clear(es2s_session *session);
+void es2s_session_clear(es2s_session *session); /* forgets all sources; the memory stays */
 
-/* Accepts NULL. */
-void es2s_session_free(es2s_session *session);
+void es2s_session_free(es2s_session *session); /* accepts NULL */
 
 /* ============================================ Decoding =========================================== */
 
@@ -203,16 +203,15 @@ es2s_status es2s_session_cross_attention(const es2s_session *session, int32_t ro
 
 /* ============================================= Search ============================================ */
 
-/* Called in the thread that generates with n more tokens of the first sequence of `row` that can no longer
- * change. A non-zero return cancels the generation of all rows. It must leave the session alone: calls that
- * use it fail with STATE. */
+/* Called in the thread that generates with n more tokens of the first sequence of `row` that can no longer change.
+ * A non-zero return cancels the generation of all rows. Calls of it that use the session fail with STATE. */
 typedef int (*es2s_on_tokens)(void *user, int32_t row, const int32_t *tokens, int32_t n);
 
 /* Called once for each hypothesis in each step, after all rules, in the thread that generates. It may change the
  * scores of the next token: logits, under beams log-probabilities; -inf forbids a token, NaN and +inf are
  * INVALID_ARGUMENT. tokens: int32[n], the start token, the prefix and all since. scores: float[vocab_size].
- * A non-zero return ends the call with CANCELLED. After either failure the outputs are undefined.
- * It must leave the session alone: calls that use it fail with STATE. */
+ * A non-zero return ends the call with CANCELLED. After either failure the outputs are undefined. Calls of it that use
+ * the session fail with STATE. */
 typedef int (*es2s_logits_processor)(void *user, int32_t row, const int32_t *tokens, int32_t n, float *scores,
                                      int32_t vocab_size);
 
@@ -265,6 +264,7 @@ typedef struct es2s_generate_params {
     const int32_t *prefix_ids;  /* what the results of each source begin with after the start token, source after source */
     const int32_t *prefix_lens; /* int32[b], each >= 0 and at most max_target_len - max_new_tokens; NULL = all 0 */
     int32_t renormalize_logits; /* non-zero, beams: the probabilities that rules have left add up to 1 again */
+    int32_t prompt_lookup_num_tokens; /* greedy, one source: tokens that a step may read ahead; 0 = off. Same results. */
 } es2s_generate_params;
 
 /* The generation defaults of the model's bundle. model NULL = greedy, 128 new tokens, no rule, no special token. */

@@ -26,7 +26,7 @@ _OPTIONAL = (  # in a manifest only where they are not off
     "begin_suppress_tokens", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
     "exponential_decay_length_penalty", "sequence_bias",
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "num_beam_groups",
-    "diversity_penalty", "renormalize_logits",
+    "diversity_penalty", "renormalize_logits", "prompt_lookup_num_tokens",
 )  # fmt: skip
 _SAMPLING = {"epsilon_cutoff", "eta_cutoff"}
 
