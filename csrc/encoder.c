@@ -18,27 +18,28 @@ static size_t max_size(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-static size_t n_position_biases(const es2s_features *f) {
-    return f->position_is_table ? 0 : f->position_bias_per_layer ? (size_t)f->n_layers : 1;
+static uint64_t n_position_biases(const es2s_features *f) {
+    return f->position_is_table ? 0 : f->position_bias_per_layer ? (uint64_t)f->n_layers : 1;
 }
 
 void es2s_encoder_scratch_take(es2s_encoder_scratch *s, const es2s_model *m, int32_t max_len,
                                es2s_arena *arena) {
     const es2s_features *f = &m->encoder->features;
-    const size_t n = (size_t)max_len, d_model = (size_t)f->d_model, n_heads = (size_t)f->n_heads;
-    const size_t inner = n_heads * (size_t)f->d_head, padded_len = (n + 15) / 16 * 16;
+    const size_t padded_len = ((size_t)max_len + 15) / 16 * 16;
+    const size_t n_heads = (size_t)f->n_heads, inner = n_heads * (size_t)f->d_head;
     const size_t n_threads = (size_t)es2s_thread_pool_size(m->pool);
     const size_t cross_inner = (size_t)(m->dims.n_heads * m->dims.d_head);
+    const uint64_t n = (uint64_t)max_len; /* products with it may need more than 32 bits */
     *s = (es2s_encoder_scratch){.max_len = max_len, .padded_len = padded_len};
     s->block_floats = BLOCK * max_size(max_size(3 * inner, 2 * cross_inner), padded_len);
 
-    s->x = es2s_arena_take(arena, n * d_model, sizeof *s->x);
+    s->x = es2s_arena_take(arena, n * (uint64_t)f->d_model, sizeof *s->x);
     s->q = es2s_arena_take(arena, n * inner, sizeof *s->q);
-    s->k = es2s_arena_take(arena, inner * padded_len, sizeof *s->k);
+    s->k = es2s_arena_take(arena, (uint64_t)inner * padded_len, sizeof *s->k);
     s->v = es2s_arena_take(arena, n * inner, sizeof *s->v);
     s->position_bias =
         es2s_arena_take(arena, n_position_biases(f) * n_heads * (2 * n - 1), sizeof *s->position_bias);
-    s->block = es2s_arena_take(arena, n_threads * s->block_floats, sizeof *s->block);
+    s->block = es2s_arena_take(arena, (uint64_t)n_threads * s->block_floats, sizeof *s->block);
     s->workers = es2s_arena_take(arena, n_threads, sizeof *s->workers);
     for (size_t i = 0; i < n_threads; i++) {
         es2s_worker worker = es2s_worker_take(f, BLOCK, arena);
@@ -48,7 +49,7 @@ void es2s_encoder_scratch_take(es2s_encoder_scratch *s, const es2s_model *m, int
     if (!arena->base) return;
 
     float *spread = s->position_bias;
-    for (size_t layer = 0; layer < n_position_biases(f); layer++)
+    for (uint64_t layer = 0; layer < n_position_biases(f); layer++)
         for (size_t head = 0; head < n_heads; head++) {
             const es2s_position_bias *bias = &m->encoder->layers[layer].position_bias;
             const int32_t middle = bias->n_columns / 2;

@@ -315,8 +315,8 @@ static inline void layer_norm(const float *x, const float *gamma, const float *b
         y[i] = (y[i] / deviation) * gamma[i] + beta[i];
 }
 
-static inline void add_exponentials(lanes *s, const float *x /* [LANES] */, float max) {
-    float e[LANES];
+/* e = exp(x - max); e may be x. */
+static inline void add_exponentials(lanes *s, const float *x /* [LANES] */, float max, float *e) {
     for (size_t l = 0; l < LANES; l++)
         e[l] = exp_f32(x[l] - max);
     for (int i = 0; i < N_VECS; i++)
@@ -326,23 +326,35 @@ static inline void add_exponentials(lanes *s, const float *x /* [LANES] */, floa
 static inline void log_softmax_terms(const float *x, size_t n, float *max_out, float *sum_out) {
     const float max = max_f32(x, n);
     lanes s = {0};
+    float e[LANES];
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        add_exponentials(&s, x + i, max);
+        add_exponentials(&s, x + i, max, e);
     if (i < n) {
         float tail[LANES];
         load_tail(x + i, n - i, -INFINITY, tail);
-        add_exponentials(&s, tail, max);
+        add_exponentials(&s, tail, max, e);
     }
     *max_out = max;
     *sum_out = sum_lanes(&s);
 }
 
+/* The same sum, its terms kept. */
 static inline void softmax(float *x, size_t n) {
-    float max, sum;
-    log_softmax_terms(x, n, &max, &sum);
-    for (size_t i = 0; i < n; i++)
-        x[i] = exp_f32(x[i] - max) / sum;
+    const float max = max_f32(x, n);
+    lanes s = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        add_exponentials(&s, x + i, max, x + i);
+    if (i < n) {
+        float tail[LANES];
+        load_tail(x + i, n - i, -INFINITY, tail);
+        add_exponentials(&s, tail, max, tail);
+        memcpy(x + i, tail, (n - i) * sizeof *x);
+    }
+    const float sum = sum_lanes(&s);
+    for (i = 0; i < n; i++)
+        x[i] /= sum;
 }
 
 /* -------------------------------------------- Attention ------------------------------------------- */
