@@ -1,4 +1,8 @@
-"""The default model with the native encoder, against the same model with ONNX Runtime, on DialogSum."""
+"""The default model with the native encoder, against the same model with ONNX Runtime, on DialogSum.
+
+In float32 the tokens are the same. In int8 the summaries are as good; they need not be the same: a rounding
+that differs moves an activation's code by one, and 6 % of the model's steps are nearly ties.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +19,6 @@ from test_default_bundle import CHECKPOINT, DATA, read_documents
 
 REPORT = ROOT / "reports" / "native_encoder.json"
 N_RESAMPLES = 10_000
-MIN_SEQUENCE_AGREEMENT = 0.85
 MIN_ROUGE_CHANGE = -0.5  # lower end of the 95 % interval, ROUGE x 100
 
 pytestmark = [
@@ -51,30 +54,24 @@ def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(
         for dtype in ("float32", "int8")
         for encoder in ("onnx", "native")
     }
-    same = {
-        dtype: np.mean([
-            ours[0] == theirs[0]
-            for ours, theirs in zip(found[dtype, "native"], found[dtype, "onnx"], strict=True)
-        ])
-        for dtype in ("float32", "int8")
-    }  # fmt: skip
-    report = {
-        "documents": len(documents),
-        "same_tokens_float32": float(same["float32"]),
-        "same_tokens_int8": float(same["int8"]),
-    }
+    report: dict[str, object] = {"documents": len(documents)}
+    for dtype in ("float32", "int8"):
+        pairs = zip(found[dtype, "native"], found[dtype, "onnx"], strict=True)
+        report[f"same_tokens_{dtype}"] = float(np.mean([ours[0] == theirs[0] for ours, theirs in pairs]))
     draw = np.random.default_rng(0)
+    lowest = 0.0
     for kind in ("rouge1", "rouge2", "rougeL"):
         onnx, native = (rouge(documents, found["int8", encoder], kind) for encoder in ("onnx", "native"))
         changes = (native - onnx)[draw.integers(len(onnx), size=(N_RESAMPLES, len(onnx)))].mean(axis=1)
+        interval = [round(float(np.percentile(changes, p)), 2) for p in (2.5, 97.5)]
+        lowest = min(lowest, interval[0])
         report |= {
             f"{kind}_onnx": round(float(onnx.mean()), 2),
             f"{kind}_native": round(float(native.mean()), 2),
-            f"{kind}_change_95": [round(float(np.percentile(changes, p)), 2) for p in (2.5, 97.5)],
+            f"{kind}_change_95": interval,
             f"{kind}_of_the_first_50": [round(float(x[:50].mean()), 2) for x in (onnx, native)],
         }
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    assert same["float32"] == 1
-    assert same["int8"] >= MIN_SEQUENCE_AGREEMENT
-    assert report["rouge2_change_95"][0] > MIN_ROUGE_CHANGE
+    assert report["same_tokens_float32"] == 1
+    assert lowest > MIN_ROUGE_CHANGE
