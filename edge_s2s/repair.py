@@ -89,7 +89,7 @@ class _Ladder:
     def _findings(self, result: Generation) -> Findings:
         """What the checks of this call see; a text that time cut short may end within a number."""
         found = self.evidence.check(result.text)
-        is_whole = result.finish_reason not in ("deadline", "cancelled")
+        is_whole = _is_whole(result)
         return Findings(
             numbers=found.numbers if "numbers" in self.checks and is_whole else (),
             names=found.names if "names" in self.checks and is_whole else (),
@@ -136,6 +136,8 @@ class _Ladder:
                 forbidden.setdefault(kept, []).append(draft.token_ids[place])
                 again = self._searched(job, kept, forbidden[kept])
                 draft = self._joined(draft, len(kept), again)
+            if not _is_whole(draft):
+                return None
             if not self._findings(draft):
                 return draft
         return None
@@ -150,9 +152,11 @@ class _Ladder:
             do_sample=False,
         )  # fmt: skip
         [results] = replace(self.job, params=beams).run([self.source], self.cancellation)
-        return next((result for result in results if not self._findings(result)), None)
+        return next((result for result in results if _is_whole(result) and not self._findings(result)), None)
 
     def _sentence(self, draft: Generation) -> Generation | None:
+        if self.source.target_prefix:
+            return None  # with which a result has to begin
         said = words(draft.text)
         best, most = "", 0.0
         for line in self.text.splitlines():
@@ -203,9 +207,14 @@ class _Ladder:
         """The draft with a text that no search made."""
         ids = tuple(self.job.parts.target_tokenizer.tokenize(text))
         reason: FinishReason = "loop" if self._findings(draft).loop else "eos"
-        if draft.finish_reason in ("deadline", "cancelled"):
+        if not _is_whole(draft):
             reason = draft.finish_reason
         return replace(draft, text=text, token_ids=ids, token_logprobs=(), finish_reason=reason)
+
+
+def _is_whole(result: Generation) -> bool:
+    """Whether it ended by itself, not because there was no time."""
+    return result.finish_reason not in ("deadline", "cancelled")
 
 
 def before_loop(text: str) -> str:

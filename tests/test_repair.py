@@ -209,6 +209,40 @@ def test_after_the_deadline_nothing_is_searched_but_a_loop_is_cut(model: Seq2Seq
     assert not find_loop(result.text)
 
 
+def test_a_search_that_time_cut_short_replaces_nothing(model: Seq2SeqModel):
+    """The second one is: what it has written has no number yet."""
+    wanted = model._parts.target_tokenizer.tokenize("777 books")
+    n_starts = 0
+
+    def second_is_slow(input_ids: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> None:
+        nonlocal n_starts
+        place = input_ids.shape[1] - 1
+        if place < len(wanted) and n_starts == 0:
+            scores[0, wanted[place]] = 1000
+        elif n_starts == 0:
+            scores[0, 1] = 1000
+            n_starts = 1
+        else:
+            threading.Event().wait(2)
+
+    options = GenerationOptions(checks=("numbers",), deadline_ms=1500)
+    [[result]] = model.generate([DIALOGUE], options, logits_processor=second_is_slow)
+    assert result.text == "Bring the 20 books."
+    assert (result.finish_reason, result.reasons) == ("eos", ("new_number 777", "sentence", ASK_CLOUD))
+
+
+def test_a_sentence_does_not_stand_in_for_what_has_to_begin_otherwise(model: Seq2SeqModel):
+    def always(input_ids: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> None:
+        scores[0, wanted[(input_ids.shape[1] - 4) % len(wanted)]] += 1000
+
+    wanted = model._parts.target_tokenizer.tokenize("777 books")
+    [[result]] = model.generate(
+        [DIALOGUE], checked("numbers"), decoder_input_ids=["Anna"], logits_processor=always
+    )
+    assert result.text.startswith("Anna")
+    assert "sentence" not in result.reasons
+
+
 def test_a_closed_stream_ends_the_ladder(model: Seq2SeqModel):
     stream = model.stream(TEXTS[2], checked("loops"))
     next(stream)
