@@ -155,6 +155,30 @@ def _text_robustness(report: Report) -> str:
     )
 
 
+def _never(report: Report) -> str:
+    return "{requests:,} requests: {attempts} attempts to connect".format(**report)
+
+
+def _chaos(report: Report) -> str:
+    return (
+        f"{report['faults']} faults, {report['calls']:,} calls: 0 later than "
+        f"{1000 * report['late_s']:.0f} ms and the machine's own delays, 0 without a reason, "
+        f"{report['sockets_left']} sockets left"
+    )
+
+
+def _redaction(report: Report) -> str:
+    return (
+        f"{report['entities']:,} entities, {report['by_faker']:,} of them by Faker: recall "
+        f"{100 * report['recall']:.2f} %; {report['lines_touched']} of {report['lines']:,} ordinary lines "
+        "touched"
+    )
+
+
+def _servers(report: Report) -> str:
+    return ", ".join(f"{name}: {counts['same']} of {counts['texts']}" for name, counts in report.items())
+
+
 PROMISES = [
     Promise("Results are those of transformers' `generate()`", "search_parity", _search_parity),
     Promise("Token ids and texts are those of transformers' tokenizers", "tokenizers", _tokenizers),
@@ -184,6 +208,12 @@ PROMISES = [
     ),
     Promise("Whoever stops listening is obeyed within one step", "endurance", _cancels),
     Promise("Memory, descriptors and threads do not grow", "endurance", _growth),
+    Promise('Under `privacy="never"` no connection is opened', "hybrid_never", _never),
+    Promise("A call to the cloud ends by its deadline, whatever the network does", "hybrid_chaos", _chaos),
+    Promise(
+        "E-mail, phone, IBAN, card, IP, MAC and keys do not leave under `redacted`", "redaction", _redaction
+    ),
+    Promise("Open Inference servers give our client their answers", "open_inference_servers", _servers),
 ]
 
 

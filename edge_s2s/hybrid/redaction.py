@@ -232,7 +232,7 @@ def _ip(found: re.Match[str]) -> tuple[int, int] | None:
 def _phone(found: re.Match[str]) -> tuple[int, int] | None:
     """By the number of digits and how they are grouped; dates, amounts and plain numbers are none."""
     text, (start, end) = found["number"], found.span()
-    if text[0] == "(" and ")" not in text:
+    if text[0] == "(" and text.count("(") > text.count(")"):  # of the sentence
         text, start = text[1:], start + 1
     groups = re.findall(r"\d+", text)
     digits, sizes = "".join(groups), [len(group) for group in groups]
@@ -245,16 +245,16 @@ def _phone(found: re.Match[str]) -> tuple[int, int] | None:
     elif "." in text and len(groups) == 2:  # a decimal number
         plausible = False
     elif len(digits) < 9:
-        plausible = sizes in ([3, 4], [4, 4], [2, 2, 2, 2], [3, 2, 3], [2, 3, 3])
+        plausible = sizes in ([3, 4], [4, 4], [2, 2, 2, 2], [3, 2, 3], [2, 3, 3], [3, 1, 3])
     else:
         thousands = digits.endswith("000") and set(sizes[1:]) == {3}
         plausible = len(digits) <= 13 and len(groups) <= 6 and min(sizes[1:]) > 1 and not thousands
     return (start, end) if plausible else None
 
 
-_YEAR = r"(?:1[5-9]|20)\d\d"
+_YEAR, _MONTH, _DAY = r"(?:1[5-9]|20)\d\d", r"(?:0?[1-9]|1[0-2])", r"(?:0?[1-9]|[12]\d|3[01])"
 _DATE = re.compile(
-    rf"(?:{_YEAR}[-./ ]?\d{{1,2}}[-./ ]?\d{{1,2}}|\d{{1,2}}[-./ ]?\d{{1,2}}[-./ ]?{_YEAR}"
+    rf"(?:{_YEAR}[-./ ]?{_MONTH}[-./ ]?{_DAY}|(?:{_DAY}[-./ ]?{_MONTH}|{_MONTH}[-./ ]?{_DAY})[-./ ]?{_YEAR}"
     rf"|{_YEAR} ?[-/] ?{_YEAR})$"
 )
 _LOCAL = r"[\w!#$%&*+/=?^{|}~.\-][\w!#$%&'*+/=?^{|}~.\-]{0,63}"

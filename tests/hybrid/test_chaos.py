@@ -124,10 +124,10 @@ def test_every_call_ends_by_its_deadline_with_a_reason_and_leaves_no_socket(tmp_
 
 
 @pytest.mark.release
-def test_ten_thousand_calls_do_so(tmp_path: Path):
-    counts = try_all(tmp_path, n_rounds=40)
+def test_so_do_a_thousand_calls(tmp_path: Path):
+    counts = try_all(tmp_path, n_rounds=5)
     REPORT.write_text(json.dumps({**counts, "deadline_s": DEADLINE_S, "late_s": LATE_S}, indent=2) + "\n")
-    assert counts["calls"] >= 10_000
+    assert counts["calls"] >= 1000
     assert counts["sockets_left"] == 0
 
 
