@@ -67,8 +67,8 @@ def new_model(
 
 
 def shrink(teacher: Any, network: Network) -> T5ForConditionalGeneration:
-    """A student of a teacher's width with some of its layers, evenly spread, first and last among them
-    (https://arxiv.org/abs/2010.13002).
+    """A student of a teacher's width with some of its layers, evenly spread from first to last, or the
+    last alone: a decoder's last layer is what copies (https://arxiv.org/abs/2010.13002).
 
     Raises ValueError if another size than the number of layers differs.
     """
@@ -94,7 +94,8 @@ def shrink(teacher: Any, network: Network) -> T5ForConditionalGeneration:
                 for name, weight in weights.items()
                 if name.startswith(beginning)
             }
-    # Biases of relative position are the first layer's, which is always kept.
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        kept[bias] = weights[bias]  # of all layers, and stored in the first
     student.load_state_dict(kept)
     return student
 
@@ -102,7 +103,9 @@ def shrink(teacher: Any, network: Network) -> T5ForConditionalGeneration:
 def _spread(n: int, n_available: int) -> list[int]:
     if n > n_available:
         raise ValueError(f"expected at most the teacher's {n_available} layers, found {n}")
-    return [round(index * (n_available - 1) / max(n - 1, 1)) for index in range(n)]
+    if n == 1:
+        return [n_available - 1]
+    return [round(index * (n_available - 1) / (n - 1)) for index in range(n)]
 
 
 def _calm(model: Any) -> None:

@@ -1,5 +1,7 @@
 """New models can copy before they have learned anything; students have their teacher's layers."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,18 +11,17 @@ VOCAB_SIZE = 500
 NETWORK = Network(d_model=192, d_ff=256, num_heads=3, num_layers=3, num_decoder_layers=2)
 
 
-def copied(*, copies: bool) -> float:
-    """Share of a source's tokens that the model finds most likely while it is made to repeat the source."""
+def share_copied(model: Any) -> float:
+    """Of a source's tokens, those that the model finds most likely while it is made to repeat the source."""
     source = torch.randint(3, VOCAB_SIZE, (8, 60), generator=torch.Generator().manual_seed(1))
-    model = new_model(NETWORK, VOCAB_SIZE, seed=0, copies=copies).eval()
     with torch.no_grad():
         logits = model(input_ids=source, labels=source).logits
     return (logits.argmax(-1) == source).float()[:, 1:].mean().item()  # the first one follows nothing
 
 
 def test_a_new_model_repeats_its_source_without_training():
-    assert copied(copies=True) > 0.8
-    assert copied(copies=False) < 0.05
+    assert share_copied(new_model(NETWORK, VOCAB_SIZE, seed=0).eval()) > 0.8
+    assert share_copied(new_model(NETWORK, VOCAB_SIZE, seed=0, copies=False).eval()) < 0.05
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone():
@@ -47,6 +48,15 @@ def test_a_student_has_the_first_and_the_last_layer_of_its_teacher():
         for block, chosen in zip(getattr(student, stack).block, layers, strict=True):
             expected = getattr(teacher, stack).block[chosen].layer[-1].DenseReluDense.wo.weight
             assert torch.equal(block.layer[-1].DenseReluDense.wo.weight, expected)
+
+
+def test_a_student_of_one_decoder_layer_still_copies():
+    teacher = new_model(NETWORK, VOCAB_SIZE, seed=0)
+    student = shrink(teacher, Network(192, 256, 3, num_layers=3, num_decoder_layers=1)).eval()
+    assert share_copied(student) > 0.8
+    bias = "SelfAttention.relative_attention_bias.weight"
+    of_both = [model.decoder.block[0].layer[0].get_parameter(bias) for model in (teacher, student)]
+    assert torch.equal(*of_both)
 
 
 def test_a_student_that_does_not_fit_is_refused():
