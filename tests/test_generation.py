@@ -54,6 +54,7 @@ def test_every_option_that_is_given_replaces_its_default(more: dict[str, object]
         "exponential_decay_length_penalty": (4, 1.5),
         "sequence_bias": (((4, 5), -2.5), ((6,), 1.0)),
         "renormalize_logits": True,
+        "prompt_lookup_num_tokens": 4,
         **more,
     }
     names = {field.name for field in dataclasses.fields(GenerationDefaults)}
