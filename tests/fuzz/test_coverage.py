@@ -11,7 +11,7 @@ from c_builds import ROOT, find_tool, run
 FOLDER = ROOT / "build" / "coverage"
 MIN_LINES, MIN_BRANCHES = 95.0, 90.0  # percent, of each file
 C_FILES = ("weights_file.c", "sha256.c", "model.c")
-C_CHECKS = ("check_weights_file", "check_session", "check_out_of_memory")
+C_CHECKS = ("check_weights_file", "check_session", "check_encoder", "check_out_of_memory")
 READERS = (
     "stored_zip",
     "strict_json",
