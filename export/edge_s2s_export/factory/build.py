@@ -310,7 +310,7 @@ class Chain:
         shape = self._shapes[-1]
         groups = [examples[at : at + shape.rows] for at in range(0, len(examples), shape.rows)]
         # Rows of padding alone would be the wrong source of a neighbour.
-        return [collate(group, dataclasses.replace(shape, rows=len(group))) for group in groups]
+        return [collate(group, dataclasses.replace(shape, rows=len(group))).trimmed() for group in groups]
 
     def _save(self, model: Any, stage: Path) -> None:
         model.save_pretrained(stage)

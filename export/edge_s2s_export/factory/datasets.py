@@ -131,6 +131,8 @@ def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
     """
     pairs = []
     for data in recipe.data:
+        if not data.repeat:
+            continue
         rows = _without_overlap(read_rows(folder, data.name, "train"), folder / data.name / OVERLAPPING)
         kept = [
             Pair(data.prefix + row.source, target)

@@ -37,7 +37,7 @@ class DataSet:
     prefix: str = ""  # of its sources
     filters: tuple[Filter, ...] = ()  # of training pairs; datasets.py says what each leaves out
     max_rows: int = 0  # of training pairs; 0: all
-    repeat: int = 1  # how often an epoch has each pair
+    repeat: int = 1  # how often an epoch has each pair; 0: never, the set is there to measure on
     swap: tuple[str, ...] = ()  # names such as speakers': each pair comes with the next name for each, too
     max_valid_rows: int = 0  # 0: all
 
@@ -216,7 +216,7 @@ def _check(recipe: Recipe, where: str) -> None:
         "generation.num_beams": recipe.generation.num_beams,
         "student.training.steps": recipe.student.training.steps,
         **{f"lengths.source[{i}]": length for i, length in enumerate(recipe.lengths.source)},
-        **{f"data[{i}].repeat": data.repeat for i, data in enumerate(recipe.data)},
+        "data[0].repeat": recipe.main.repeat,
     }
     if teacher.training:
         positive["teacher.training.steps"] = teacher.training.steps
