@@ -27,6 +27,7 @@ from edge_s2s_export.errors import ExportError, GateError
 from .datasets import DATA, EXAMPLES, Pair, Row, passes, train_pairs, valid_rows
 from .display import Display
 from .examples import Batch, Epochs, Example, Shape, Stream, collate, shapes_of
+from .losses import Distillation
 from .networks import new_model, shrink
 from .outputs import encode_sources, read_outputs, write_outputs
 from .pretrain_tasks import PretrainTasks
@@ -223,8 +224,10 @@ class Chain:
 
     @cached_property
     def student(self) -> Path:
-        """A Hugging Face folder."""
+        """A Hugging Face folder; the teacher's, if the recipe has no student."""
         student = self.recipe.student
+        if student is None:
+            return self.teacher
         labels = self.pseudo_labels if self.recipe.pseudo_labels else None
         inputs = {
             "student": student, "teacher": self.teacher, "labels": labels, **self._training_inputs,
@@ -241,7 +244,15 @@ class Chain:
                 model = new_model(student.network, teacher.config.vocab_size, seed=self.recipe.seed + 1)
             check_fits(self.tokenizer, model, "student")
             stream = self._epochs(self._student_pairs(labels))
-            self._train("student", model, stream, student.training, stage, teacher=teacher)
+            self._train(
+                "student",
+                model,
+                stream,
+                student.training,
+                stage,
+                teacher=teacher,
+                distillation=student.distillation,
+            )
             self._save(model, stage)
 
         return self.work.stage("student", inputs, make)
@@ -272,8 +283,8 @@ class Chain:
         stage: Path,
         *,
         teacher: Any = None,
+        distillation: Distillation | None = None,
     ) -> None:
-        distillation = None if teacher is None else self.recipe.student.distillation
         with self.display.training(name, options.steps) as show:
             try:
                 train(
@@ -322,6 +333,8 @@ class Chain:
     def bundle(self, system: str) -> Path:
         """Folder with the bundle of "teacher" and "float32" in float32, or of "int8"."""
         recipe = self.recipe
+        if system == "teacher" and not recipe.student:
+            return self.bundle("float32")
         model = self.teacher if system == "teacher" else self.student
         dtype: Dtype = "int8" if system == "int8" else "float32"
         lines = [DATA[data.name].licence for data in recipe.data if data.name in DATA]
@@ -360,6 +373,8 @@ class Chain:
 
     def outputs(self, system: str) -> Path:
         """What a bundle says to all rows."""
+        if system == "teacher" and not self.recipe.student:
+            return self.outputs("float32")
         bundle = self.bundle(system)
         prefixes = {data.name: data.prefix for data in self.recipe.data}
 
@@ -386,7 +401,8 @@ class Chain:
         systems = ("teacher", "float32", "int8")
         outputs = {system: self.outputs(system) for system in systems}
         bundles = {system: self.bundle(system) / BUNDLE for system in systems}
-        runs = {"pretraining": self.pretrained, "teacher": self.teacher, "student": self.student}
+        runs = {"pretraining": self.pretrained, "teacher": self.teacher}
+        runs |= {"student": self.student} if self.recipe.student else {}
         logs = {name: folder / LOG for name, folder in runs.items() if folder is not None}
 
         def make(stage: Path) -> None:

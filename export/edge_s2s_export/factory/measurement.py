@@ -153,6 +153,8 @@ def _measured(
     places = [i for i, row in enumerate(rows) if row.set == recipe.main.name]
     some = places[:MAX_AGREEMENT_ROWS]
     sources, texts = [rows[i].source for i in places], [outputs["int8"][i].text for i in places]
+    ours = faithfulness(sources, texts)
+    theirs = faithfulness(sources, [rows[i].targets[0] for i in places])
     slots: SlotErrors | None = slot_error_rate(sources, texts) if all(map(parse_mr, sources)) else None
     return Measured(
         size_bytes=bundles["int8"].stat().st_size,
@@ -166,7 +168,8 @@ def _measured(
         teacher=scores["teacher"],
         float32=scores["float32"],
         int8=scores["int8"],
-        faithfulness=faithfulness(sources, texts),
+        faithfulness=ours,
+        names=ours.names_per_output / theirs.names_per_output if theirs.names_per_output else 1.0,
         slots=slots,
     )
 

@@ -114,6 +114,7 @@ class Gates:
     max_unsupported_names: float = 0.03
     max_unsupported_numbers: float = 0.03
     max_loops: float = 0.0
+    min_names: float = 0.0  # names per output, as a share of the references'
     max_slot_error: float = 1.0
     min_scores: Mapping[str, float] = field(default_factory=dict)  # metric -> least value
 
@@ -126,8 +127,8 @@ class Recipe:
     task: str
     data: tuple[DataSet, ...]
     teacher: Teacher
-    student: Student
     gates: Gates
+    student: Student | None = None  # None: the teacher itself becomes the bundle
     version: str = "1.0.0"
     languages: tuple[str, ...] = ("en",)
     licence: str = UNKNOWN_LICENCE  # of the weights, SPDX
@@ -204,6 +205,8 @@ def _check(recipe: Recipe, where: str) -> None:
             f"{where}: tokenizer.folder: expected {teacher.init!r} or another folder with the tokenizer that"
             " teacher.init was trained with; a new tokenizer would not fit"
         )
+    if recipe.pseudo_labels and not recipe.student:
+        raise ExportError(f"{where}: pseudo_labels: expected a student to train on them, found none")
     if recipe.pretraining and (teacher.init or not recipe.tokenizer.n_extra_ids):
         raise ExportError(
             f"{where}: pretraining: expected a teacher.network, and tokenizer.n_extra_ids of at least 1, for"
@@ -214,12 +217,13 @@ def _check(recipe: Recipe, where: str) -> None:
         "lengths.tokens_per_batch": recipe.lengths.tokens_per_batch,
         "generation.max_new_tokens": recipe.generation.max_new_tokens,
         "generation.num_beams": recipe.generation.num_beams,
-        "student.training.steps": recipe.student.training.steps,
         **{f"lengths.source[{i}]": length for i, length in enumerate(recipe.lengths.source)},
         "data[0].repeat": recipe.main.repeat,
     }
     if teacher.training:
         positive["teacher.training.steps"] = teacher.training.steps
+    if recipe.student:
+        positive["student.training.steps"] = recipe.student.training.steps
     for name, value in positive.items():
         if value < 1:
             raise ExportError(f"{where}: {name}: expected at least 1, found {value}")

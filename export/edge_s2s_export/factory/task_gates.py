@@ -96,6 +96,7 @@ class Measured:
     float32: RowScores
     int8: RowScores
     faithfulness: Faithfulness  # of int8
+    names: float  # per output of int8, as a share of the references'
     slots: SlotErrors | None  # of int8, where sources are meaning representations
 
     def int8_loss(self, metric: str) -> Interval:
@@ -137,6 +138,7 @@ def _of_task(recipe: Recipe, measured: Measured) -> Iterator[Gate]:
         "unsupported numbers", faithful.unsupported_numbers, limits.max_unsupported_numbers, is_least=False
     )
     yield Gate("loops", faithful.loops, limits.max_loops, is_least=False)
+    yield Gate("names, share of the references'", measured.names, limits.min_names, is_least=True)
     if measured.slots is not None:
         yield Gate("slot errors", measured.slots.rate, limits.max_slot_error, is_least=False)
 

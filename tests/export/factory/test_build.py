@@ -156,6 +156,16 @@ def test_other_settings_of_generation_train_nothing_again(built: Built, work: Pa
     assert [path.name for path in bundle.iterdir()] == ["model.es2s"]
 
 
+def test_without_a_student_the_teacher_becomes_the_bundle(built: Built, work: Path, quiet: Display):
+    recipe = dataclasses.replace(load_recipe("tiny"), student=None, pseudo_labels=None)
+    made = chain(recipe, work, quiet)
+    assert made.student == made.teacher == chain(load_recipe("tiny"), work, quiet).teacher
+    assert made.bundle("teacher") == made.bundle("float32")
+    report = json.loads((made.evaluation / "eval.json").read_text())
+    systems = report["sets"]["examples"]["systems"]
+    assert systems["teacher"] == systems["float32"]
+
+
 def start(work: Path, recipe: str = "tiny") -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "edge_s2s_export.cli", "build", "--recipe", recipe]
     return subprocess.Popen(
@@ -301,6 +311,7 @@ def test_bad_data_is_refused(tmp_path: Path, quiet: Display, rows: str, message:
 
 def test_a_student_that_is_no_part_of_its_teacher_is_refused(built: Built, work: Path, quiet: Display):
     recipe = load_recipe("tiny")
+    assert recipe.student
     network = dataclasses.replace(recipe.student.network, d_ff=64)
     wrong = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, network=network))
     with pytest.raises(ExportError, match=r"student\.network: d_ff: expected the teacher's 192, found 64"):

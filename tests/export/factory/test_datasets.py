@@ -140,3 +140,12 @@ def test_swapped_pairs_have_the_next_name_for_each(tmp_path: Path):
     write_set(tmp_path, train=[{"id": "1", "source": "Anna: hi Ben", "target": "Anna greets Ben."}])
     pairs = train_pairs(recipe_of('name = "a"\nprefix = "p: "\nswap = ["Anna", "Ben"]'), tmp_path)
     assert pairs == [Pair("p: Anna: hi Ben", "Anna greets Ben."), Pair("p: Ben: hi Anna", "Ben greets Anna.")]
+
+
+def test_a_set_that_never_repeats_is_only_measured_on(tmp_path: Path):
+    for name in ("a", "b"):
+        row = {"id": name, "source": f"text of {name}", "target": "t"}
+        write_set(tmp_path, name, train=[row], valid=[row])
+    recipe = recipe_of('name = "a"', 'name = "b"\nrepeat = 0')
+    assert [pair.source for pair in train_pairs(recipe, tmp_path)] == ["text of a"]
+    assert [row.id for row in valid_rows(recipe, tmp_path)] == ["a", "b"]

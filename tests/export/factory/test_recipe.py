@@ -26,6 +26,7 @@ def test_values_have_their_types_and_defaults():
     recipe = parse_recipe(SMALL, "small")
     assert (recipe.name, recipe.version, recipe.main) == ("small", "1.0.0", DataSet("a"))
     assert recipe.teacher.network == Network(d_model=128)
+    assert recipe.student
     assert recipe.student.network.num_layers == 2
     assert type(recipe.student.training.dropout) is float
     assert type(recipe.gates.max_size_mb) is float
@@ -56,6 +57,8 @@ def test_every_shipped_recipe_is_valid(name: str):
         ("network = { d_model = 128 }\n", "", "expected a network to train from new weights, or init"),
         ("network = { d_model = 128 }\n", 'init = "x"\n', "tokenizer.folder: expected 'x'"),
         ("training = { steps = 5 }", "", "teacher.training: expected it"),
+        ("[student]\nnetwork = { d_model = 128, num_layers = 2 }\ntraining = { steps = 4, dropout = 0 }",
+         "[pseudo_labels]", "pseudo_labels: expected a student"),
         ("[teacher]", '[pretraining]\ntexts = ["a"]\ntraining.steps = 1\n[teacher]', "n_extra_ids of at"),
     ],
 )  # fmt: skip

@@ -30,12 +30,15 @@ GOOD = Measured(
     float32=scores(50),
     int8=scores(50),
     faithfulness=FAITHFUL,
+    names=0.9,
     slots=SlotErrors(100, 0),
 )
 RECIPE = dataclasses.replace(
     load_recipe("tiny"),
     metrics=("rouge2",),
-    gates=Gates(max_size_mb=2, max_slot_error=0.02, max_teacher_loss=1, min_scores={"rouge1": 45}),
+    gates=Gates(
+        max_size_mb=2, max_slot_error=0.02, max_teacher_loss=1, min_names=0.8, min_scores={"rouge1": 45}
+    ),
 )
 
 
@@ -45,7 +48,7 @@ def failing(**changes: object) -> set[str]:
 
 def test_what_is_within_all_limits_passes():
     assert failing() == set()
-    assert len(gates(RECIPE, GOOD)) == 12
+    assert len(gates(RECIPE, GOOD)) == 13
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,7 @@ def test_what_is_within_all_limits_passes():
         ({"faithfulness": dataclasses.replace(FAITHFUL, unsupported_names=0.04)}, {"unsupported names"}),
         ({"faithfulness": dataclasses.replace(FAITHFUL, unsupported_numbers=0.04)}, {"unsupported numbers"}),
         ({"faithfulness": dataclasses.replace(FAITHFUL, loops=0.01)}, {"loops"}),
+        ({"names": 0.79}, {"names, share of the references'"}),
         ({"slots": SlotErrors(100, 3)}, {"slot errors"}),
         ({"agreement": dataclasses.replace(PERFECT, mean_kl=float("nan"))}, {"mean KL"}),
     ],

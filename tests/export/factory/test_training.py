@@ -1,6 +1,7 @@
 """Training learns, is reproducible, goes on after a kill, and is the same on two processes as on one."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -181,3 +182,17 @@ def test_two_processes_do_what_one_does_with_twice_the_accumulation(tmp_path: Pa
     assert len(one) == OPTIONS.steps
     # Sums of gradients in another order: float32 rounding, grown over 12 steps.
     assert two == pytest.approx(one, rel=1e-3), json.dumps([one, two])
+
+
+def test_dropout_leaves_attention_and_feed_forward_layers_whole(tmp_path: Path):
+    model = new_model(NETWORK, VOCAB_SIZE, seed=1)
+    train(model, stream(), dataclasses.replace(OPTIONS, steps=1), tmp_path)
+    rates = {
+        name: module.p if isinstance(module, torch.nn.Dropout) else module.dropout
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "dropout", None), float) or isinstance(module, torch.nn.Dropout)
+    }
+    inside = {name for name in rates if name.endswith(("Attention", "DenseReluDense.dropout"))}
+    assert len(inside) == 7  # three feed-forward layers, three self-attentions, one cross-attention
+    assert {rates[name] for name in inside} == {0.0}
+    assert {rate for name, rate in rates.items() if name not in inside} == {OPTIONS.dropout}
