@@ -34,8 +34,8 @@ ort.disable_telemetry_events()  # where somebody imported it before
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 CPU = "CPUExecutionProvider"
-_Shapes: TypeAlias = dict[str, list[str | int | None]]  # a text is a dynamic axis, None any axis
-_SILENT = 4  # ONNX Runtime's log severity "fatal": what fails raises
+Shapes: TypeAlias = dict[str, list[str | int | None]]  # a text is a dynamic axis, None any axis
+SILENT = 4  # ONNX Runtime's log severity "fatal": what fails raises
 
 
 class Encoded(NamedTuple):
@@ -70,19 +70,23 @@ class Encoder:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         check_onnx(bundle.read(file), file)
         self._session = _open_session(bytes(bundle.read(file)), options, requested, file)
-        _sessions.add(self._session)
+        keep_over_fork(self._session)
         self.providers = tuple(self._session.get_providers())
         if [*self.providers[: len(requested)]] != requested:
             raise ProviderError(f"asked for {', '.join(requested)}; got {', '.join(self.providers)}")
         dims = self._dims = bundle.manifest.dimensions
         self._file = file
-        inputs: _Shapes = {"inputs_embeds": ["batch", "sequence", dims.d_model]}
-        outputs: _Shapes = {
+        inputs: Shapes = {"inputs_embeds": ["batch", "sequence", dims.d_model]}
+        outputs: Shapes = {
             "cross_kv": ["batch", dims.n_layers, 2, dims.n_heads, "sequence", dims.d_head],
             "mean_hidden": ["batch", None],
         }
-        _check_nodes(file, "input", self._session.get_inputs(), inputs)
-        _check_nodes(file, "output", self._session.get_outputs(), outputs)
+        check_nodes(file, "input", self._session.get_inputs(), inputs)
+        check_nodes(file, "output", self._session.get_outputs(), outputs)
+
+    def cross_kv(self, inputs_embeds: Floats) -> Floats:
+        """`Encoded.cross_kv` of a source, float32 [source_len, d_model]; `run` has more."""
+        return self.run(inputs_embeds).cross_kv
 
     def run(self, inputs_embeds: Floats) -> Encoded:
         """Encodes one source, float32 [source_len, d_model].
@@ -104,6 +108,11 @@ class Encoder:
 _sessions: "weakref.WeakSet[ort.InferenceSession]" = weakref.WeakSet()
 
 
+def keep_over_fork(session: ort.InferenceSession) -> None:
+    """Makes a forked process keep its copy of a session for good."""
+    _sessions.add(session)
+
+
 def _keep_sessions() -> None:
     """Adds references for good: in a forked process, which lacks its threads, a session's end hangs."""
     for session in _sessions:
@@ -114,7 +123,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keep_sessions)
 
 
-def _check_nodes(file: str, kind: str, found: Sequence[ort.NodeArg], expected: _Shapes) -> None:
+def check_nodes(file: str, kind: str, found: Sequence[ort.NodeArg], expected: Shapes) -> None:
     """Compares names, types and shapes of inputs or outputs."""
     with _failures_are_the_graphs(file, f"{kind}s named in UTF-8"):
         nodes = [(node.name, node.type, node.shape) for node in found]
@@ -134,7 +143,7 @@ def _check_nodes(file: str, kind: str, found: Sequence[ort.NodeArg], expected: _
 
 def _session_options(num_threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = SILENT
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1

@@ -230,6 +230,8 @@ class GenerationStats:
     num_threads: int
     providers: tuple[str, ...]
     """ONNX Runtime's execution providers of the encoder, or "native": the C core"""
+    fallback: str = ""
+    """Why the CPU encoded though `load` was asked for another provider; "" if it was not"""
     n_chunks: int = 1
     """Pieces that a long document was cut into"""
     n_levels: int = 0

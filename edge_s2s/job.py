@@ -24,6 +24,7 @@ from edge_s2s.drift import Monitor
 from edge_s2s.encoder import Encoder
 from edge_s2s.generation import Generation, GenerationStats
 from edge_s2s.manifest import GenerationDefaults
+from edge_s2s.static_encoder import StaticEncoder
 from edge_s2s.tokenizer import Tokenizer
 
 _SEED_BITS = 53  # of a seed made up here, which JSON readers that know doubles alone can hold
@@ -35,9 +36,11 @@ class Parts:
 
     tokenizer: Tokenizer
     target_tokenizer: Tokenizer
-    encoder: Encoder | None
+    encoder: Encoder | StaticEncoder | None
     """None: the decoder's model has one of its own"""
     decoder: DecoderModel
+    fallback: str = ""
+    """Why the CPU encodes though another provider was asked for"""
 
     def encode(
         self,
@@ -58,9 +61,16 @@ class Parts:
                 row, input_ids, keep_ids=keep_ids, deadline_ms=deadline_ms, cancellation=cancellation
             )
             return mean_hidden is not None
-        cross_kv = self.encoder.run(self.decoder.embed(input_ids)).cross_kv
+        cross_kv = self.encoder.cross_kv(self.decoder.embed(input_ids))
         session.set_source(row, cross_kv, input_ids if keep_ids else None)
         return True
+
+    @property
+    def max_source_len(self) -> int:
+        """Tokens that a source may have."""
+        if isinstance(self.encoder, StaticEncoder):
+            return self.encoder.max_source_len
+        return self.decoder.dims.max_source_len
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -234,6 +244,7 @@ class Job:
                 isa=self.parts.decoder.isa,
                 num_threads=self.parts.decoder.num_threads,
                 providers=self.parts.providers,
+                fallback=self.parts.fallback,
             ),
         )
 

@@ -17,23 +17,25 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from edge_s2s import documents
-from edge_s2s.bundle import open_bundle
+from edge_s2s.bundle import Bundle, open_bundle
 from edge_s2s.confidence import Calibration
 from edge_s2s.constrained import AllowedSequences, Constraint, without_rules
 from edge_s2s.decoder import Cancellation, DecoderModel, LogitsProcessor
 from edge_s2s.drift import Monitor, Reference
 from edge_s2s.encoder import Encoder
-from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError
+from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError, ProviderError
 from edge_s2s.faithfulness import Evidence, find_loop
 from edge_s2s.generation import Check, FinishReason, Generation, GenerationOptions, Provenance, Replacement
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
 from edge_s2s.manifest import EncoderKind, GenerationDefaults, Manifest
+from edge_s2s.providers import ProviderRequest, accelerator
 from edge_s2s.repair import run_checked, summary_checks
 from edge_s2s.scoring import Score, score_targets
+from edge_s2s.static_encoder import StaticEncoder
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
 from edge_s2s.threads import MAX_THREADS, default_num_threads
 from edge_s2s.tokenizer import TextStream, check_token_ids, open_tokenizers
@@ -61,20 +63,35 @@ def load(
     path: str | os.PathLike[str] | None = None,
     *,
     num_threads: int | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[ProviderRequest] | None = None,
+    fallback: Literal["cpu"] | None = None,
+    context_cache: str | os.PathLike[str] | None = None,
     isa: str | None = None,
     encoder: EncoderKind | None = None,
 ) -> "Seq2SeqModel":
     """Opens a bundle, a directory or an .es2s; without `path`, the one that ships with the package.
 
     `num_threads` work on one call; None is `EDGE_S2S_NUM_THREADS`, or else the performance cores, 4 at most.
-    `providers` are ONNX Runtime's execution providers for the encoder, by default the CPU's; if one of them
-    does not run, ProviderError. `isa` forces the C core's kernel set. `encoder` chooses between "onnx" and
-    "native", the C core, where a bundle has both. Whatever is wrong with the bundle is a BundleError; its
-    files must not change while the model is open.
+    `isa` forces the C core's kernel set. `encoder` chooses between "onnx" and "native", the C core, where a
+    bundle has both. Whatever is wrong with the bundle is a BundleError; its files must not change while the
+    model is open.
+
+    `providers` says who runs the encoder: one accelerator's name, such as "qnn" or ("qnn", {options}), of a
+    bundle with static encoders (`providers` and `static_encoder` have the rest); or ONNX Runtime's execution
+    providers by its own names, by default the CPU's. What does not run as asked is a ProviderError, or with
+    `fallback="cpu"` what an accelerator does not run runs on the CPU, and the `stats` of results say why. An
+    accelerator's compiled graphs are kept in the folder `context_cache`, by default beside the bundle.
     """
     path = default_bundle_path(must_exist=True) if path is None else path
-    return Seq2SeqModel(path, num_threads=num_threads, providers=providers, isa=isa, encoder=encoder)
+    return Seq2SeqModel(
+        path,
+        num_threads=num_threads,
+        providers=providers,
+        fallback=fallback,
+        context_cache=context_cache,
+        isa=isa,
+        encoder=encoder,
+    )
 
 
 class Seq2SeqModel:
@@ -88,7 +105,9 @@ class Seq2SeqModel:
         path: str | os.PathLike[str],
         *,
         num_threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[ProviderRequest] | None = None,
+        fallback: Literal["cpu"] | None = None,
+        context_cache: str | os.PathLike[str] | None = None,
         isa: str | None = None,
         encoder: EncoderKind | None = None,
     ) -> None:
@@ -101,18 +120,28 @@ class Seq2SeqModel:
             self._calibration = Calibration.of(self.manifest)
             reference = Reference.of(self.manifest)
             tokenizer, target_tokenizer = open_tokenizers(self.manifest, bundle.read)
-            chosen = self.manifest.encoder(encoder or ("onnx" if providers else None))
-            native = bundle.read(chosen.file) if chosen.kind == "native" else None
-            if native is not None and providers:
-                raise ValueError(
-                    "providers: expected none with the native encoder, which is not ONNX Runtime's"
-                )
+            chosen = _open_encoder(
+                bundle,
+                encoder,
+                providers,
+                num_threads=n_threads,
+                fallback=fallback,
+                contexts=None if context_cache is None else Path(context_cache),
+            )
             weights = bundle.read(WEIGHTS)  # verified, as all that a bundle hands out
-            decoder = DecoderModel(weights, encoder=native, num_threads=n_threads, isa=isa, verify=False)
-            onnx = None if native else Encoder(bundle, num_threads=n_threads, providers=providers)
+            decoder = DecoderModel(
+                weights, encoder=chosen.native, num_threads=n_threads, isa=isa, verify=False
+            )
         self.drift = None if reference is None else Monitor(reference)
         """Whether texts are like those the model was made for; None if the bundle has no reference"""
-        self._open_parts: Parts | None = Parts(tokenizer, target_tokenizer, onnx, decoder)
+        self._open_parts: Parts | None = Parts(
+            tokenizer, target_tokenizer, chosen.encoder, decoder, chosen.fallback
+        )
+
+    @property
+    def max_source_len(self) -> int:
+        """The most tokens that a source may have: an accelerator's longest bucket may hold fewer."""
+        return self._parts.max_source_len
 
     def encode(self, text: str) -> list[int]:
         """The input ids of a text, task prefix and control tokens included."""
@@ -237,7 +266,7 @@ class Seq2SeqModel:
         """`summarize` as a stream. A document of several chunks comes at once, when all of it is read."""
         params = dataclasses.replace(self._complete(options), num_return_sequences=1)
         job = self._job(options, params)
-        limit = min(documents.ONE_PASS_TOKENS, self.manifest.dimensions.max_source_len)
+        limit = min(documents.ONE_PASS_TOKENS, job.parts.max_source_len)
         _check_text(document, "the document")
         checks = _checks(options, self._summary_checks)
         input_ids = job.parts.tokenizer.encode(document, max_len=limit + 1)
@@ -407,7 +436,7 @@ class Seq2SeqModel:
 
     def _source(self, job: Job, text: str | Sequence[int], name: str, truncation: bool) -> Source:
         """Checks a text or token ids; raises a ValueError that begins with `name`."""
-        limit = self.manifest.dimensions.max_source_len
+        limit = job.parts.max_source_len
         if isinstance(text, str):
             _check_text(text, name)
             if job.is_late:
@@ -428,6 +457,46 @@ class Seq2SeqModel:
                 "truncation would cut it, summarize reads all of it"
             )
         return Source(input_ids, text=text if isinstance(text, str) else "")
+
+
+class _Encoder(NamedTuple):
+    """What encodes: ONNX Runtime's encoder, or the file of the native one."""
+
+    encoder: Encoder | StaticEncoder | None
+    native: memoryview | None
+    fallback: str
+
+
+def _open_encoder(
+    bundle: Bundle,
+    kind: EncoderKind | None,
+    providers: Sequence[ProviderRequest] | None,
+    *,
+    num_threads: int,
+    fallback: Literal["cpu"] | None,
+    contexts: Path | None,
+) -> _Encoder:
+    reason = ""
+    asked = accelerator(providers)
+    if fallback is not None and (fallback != "cpu" or asked is None):
+        raise ValueError(f"fallback: expected 'cpu' and an accelerator in providers, found {fallback!r}")
+    if asked is not None:
+        if kind is not None:
+            raise ValueError("encoder: expected none with an accelerator, which runs static ones")
+        try:
+            static = StaticEncoder(bundle, *asked, num_threads=num_threads, contexts=contexts)
+            return _Encoder(static, None, reason)
+        except ProviderError as error:
+            if fallback is None:
+                raise
+            reason, providers = str(error), None
+    names = [name for name in providers or () if isinstance(name, str)]
+    chosen = bundle.manifest.encoder(kind or ("onnx" if names else None))
+    if chosen.kind == "native":
+        if names:
+            raise ValueError("providers: expected none with the native encoder, which is not ONNX Runtime's")
+        return _Encoder(None, bundle.read(chosen.file), reason)
+    return _Encoder(Encoder(bundle, num_threads=num_threads, providers=names), None, reason)
 
 
 def _check_score(texts: object, targets: object, batch_size: int, num_alternatives: int) -> None:
@@ -553,7 +622,7 @@ def _stream_chunks(
     job: Job, document: str, checks: Sequence[Check], focus: str | None
 ) -> Generator[str, None, Generation]:
     tokenizer = job.parts.tokenizer
-    max_source_len = job.parts.decoder.dims.max_source_len
+    max_source_len = job.parts.max_source_len
     outputs: list[Generation] = []
 
     def work(cancellation: Cancellation, _emit: object) -> documents.Summary:

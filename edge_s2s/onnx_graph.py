@@ -1,4 +1,4 @@
-"""Checks encoder.onnx before ONNX Runtime gets it: no other file, no subgraph, listed operators only.
+"""Checks an encoder's graph before ONNX Runtime gets it: no other file, no subgraph, listed operators only.
 
 ONNX files are protobuf messages, walked here field by field; field numbers are those of onnx.proto. All else
 about the graph is ONNX Runtime's to check.
@@ -16,15 +16,18 @@ OPERATORS = frozenset(
         "Cast",
         "Concat",
         "ConstantOfShape",
+        "DequantizeLinear",
         "Div",
         "Equal",
         "Erf",
         "Expand",
         "Gather",
+        "Gelu",
         "Greater",
         "LayerNormalization",
         "Less",
         "Log",
+        "LpNormalization",
         "MatMul",
         "MatMulInteger",
         "Max",

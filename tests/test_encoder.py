@@ -66,9 +66,9 @@ def test_bits_do_not_depend_on_threads_or_on_what_ran_before(tiny_bundle: Path):
 def test_a_provider_that_this_runtime_lacks_is_an_error_that_names_both(tiny_bundle: Path):
     with open_bundle(tiny_bundle) as bundle:
         with pytest.raises(
-            ProviderError, match=r"asked for QNNExecutionProvider; this .* CPUExecutionProvider"
+            ProviderError, match=r"asked for VitisAIExecutionProvider; this .* CPUExecutionProvider"
         ):
-            Encoder(bundle, providers=["QNNExecutionProvider", "CPUExecutionProvider"])
+            Encoder(bundle, providers=["VitisAIExecutionProvider", "CPUExecutionProvider"])
         assert Encoder(bundle, providers=["CPUExecutionProvider"]).providers == ("CPUExecutionProvider",)
 
 

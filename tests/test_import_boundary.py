@@ -20,6 +20,8 @@ FOREIGN = (
     "tqdm",
     "llguidance",
     "urllib3",
+    "onnxruntime_qnn",
+    "onnxruntime_ep_openvino",
 )
 # Module -> modules of the package that it may import. Layers: each one knows only those below it.
 ALLOWED = {
@@ -41,6 +43,11 @@ ALLOWED = {
     "tokenizer": {"charsmap", "errors", "manifest", "strict_json", "text_windows", "weights"},
     "onnx_graph": {"errors"},
     "encoder": {"bundle", "errors", "onnx_graph"},
+    "providers": {"errors"},
+    "context_cache": set(),
+    "static_encoder": {
+        "bundle", "context_cache", "encoder", "errors", "manifest", "onnx_graph", "providers",
+    },
     "decoder": {"_core", "errors", "manifest", "weights"},
     "worker": {"decoder"},
     "constrained": {"decoder", "errors", "manifest"},
@@ -48,7 +55,8 @@ ALLOWED = {
     "confidence": {"errors", "faithfulness", "generation", "manifest", "strict_json"},
     "drift": {"errors", "manifest", "strict_json"},
     "job": {
-        "confidence", "constrained", "decoder", "drift", "encoder", "generation", "manifest", "tokenizer",
+        "confidence", "constrained", "decoder", "drift", "encoder", "generation", "manifest",
+        "static_encoder", "tokenizer",
     },
     "repair": {
         "decoder", "documents", "faithfulness", "generation", "job", "manifest", "strict_json",
@@ -57,13 +65,13 @@ ALLOWED = {
     "target_prefix": {"decoder", "manifest", "tokenizer"},
     "model": {
         "bundle", "confidence", "constrained", "decoder", "documents", "drift", "encoder", "errors",
-        "faithfulness", "generation", "job", "json_schema", "manifest", "repair", "scoring",
-        "target_prefix", "threads", "tokenizer", "weights", "worker",
+        "faithfulness", "generation", "job", "json_schema", "manifest", "providers", "repair", "scoring",
+        "static_encoder", "target_prefix", "threads", "tokenizer", "weights", "worker",
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli": {
         "__init__", "bundle", "constrained", "errors", "generation", "hybrid", "jsonl", "manifest", "model",
-        "threads",
+        "providers", "threads",
     },
     "__init__": {"constrained", "errors", "generation", "manifest", "model", "scoring"},
     "__main__": {"cli"},

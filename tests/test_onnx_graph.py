@@ -13,8 +13,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edge_s2s import BundleError
 from edge_s2s.onnx_graph import OPERATORS, check_onnx
+from edge_s2s.static_encoder import padded
 from edge_s2s_export import families
 from edge_s2s_export.onnx_encoder import export_encoder
+from edge_s2s_export.static_encoder import quantize_graph, static_graph
 from tiny_models import KINDS, random_hf
 
 
@@ -118,9 +120,20 @@ def encoder_graphs() -> list[bytes]:
     return [export_encoder(encoder, dtype=dtype) for encoder in encoders for dtype in ("float32", "int8")]
 
 
+def static_graphs() -> list[bytes]:
+    """Graphs for accelerators, of kinds that need all operators."""
+    specs = [families.describe(random_hf(kind, seed=0)) for kind in ("t5-v1.1", "marian")]
+    graphs = []
+    for spec in specs:
+        model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, 8)
+        source = padded(np.ones((5, int(spec.keys["d_model"])), np.float32), 8)
+        graphs.append(quantize_graph(model, [source], kind="qnn-static", scheme="a16w8"))
+    return graphs
+
+
 def test_encoders_pass_and_no_listed_operator_is_needless():
     used = set()
-    for data in encoder_graphs():
+    for data in [*encoder_graphs(), *static_graphs()]:
         check_onnx(memoryview(data), "encoder.onnx")
         used |= {node.op_type for node in onnx.load_from_string(data).graph.node}
     assert used == OPERATORS

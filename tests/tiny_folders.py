@@ -28,16 +28,21 @@ def make_tiny_folder(path: Path, seed: int = 0, *, kind: str = "t5-v1.1-tied", *
         sizes |= {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "decoder_start_token_id": 1}
         sizes["max_position_embeddings"] = 512
     model = random_hf(kind, seed, **{**sizes, **config})
-    with torch.no_grad():
-        for name, weight in model.named_parameters():  # sharp attention would multiply the errors of int8
-            if name.endswith((".q.weight", ".q_proj.weight", "relative_attention_bias.weight")):
-                weight *= 0.2
-            elif name.endswith((".o.weight", ".wo.weight", ".out_proj.weight", ".fc2.weight")):
-                weight *= 0.25 if "encoder." in name else 0.5
+    soften(model)
     model.generation_config.max_new_tokens = MAX_NEW_TOKENS
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+def soften(model: Any) -> None:
+    """Makes attention blunt: where it is sharp it multiplies the errors of int8."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith((".q.weight", ".q_proj.weight", "relative_attention_bias.weight")):
+                weight *= 0.2
+            elif name.endswith((".o.weight", ".wo.weight", ".out_proj.weight", ".fc2.weight")):
+                weight *= 0.25 if "encoder." in name else 0.5
 
 
 def tiny_tokenizer(n_tokens: int = 320) -> PreTrainedTokenizerFast:

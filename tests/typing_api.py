@@ -9,7 +9,7 @@ from edge_s2s import hybrid
 def use(path: str, texts: list[str]) -> None:
     """Each public name once, the way users write it."""
     options = edge_s2s.GenerationOptions(num_beams=4, early_stopping="never", bad_words_ids=[[3, 4]])
-    with edge_s2s.load(path, num_threads=2, providers=["CPUExecutionProvider"], isa="scalar") as model:
+    with edge_s2s.load(path, num_threads=2, providers=[("qnn", {"device": "NPU"})], isa="scalar") as model:
         results: list[list[edge_s2s.Generation]] = model.generate(texts, options, truncation=True)
         best: edge_s2s.Generation = results[0][0]
         text: str = best.text

@@ -49,11 +49,15 @@ class Candidate:
             with self._decoder.session(1, 1, len(input_ids), 1) as session:
                 session.encode(0, input_ids)
                 return session.source(0)
-        embeds = self._decoder.embed(list(input_ids))
+        embeds = self.embed(input_ids)
         if rounding:
             moves = np.random.default_rng(rounding).uniform(-_LAST_PLACES, _LAST_PLACES, embeds.shape)
             embeds = (embeds * (1 + moves)).astype(np.float32)
         return self._encoder.run(embeds).cross_kv
+
+    def embed(self, input_ids: Sequence[int]) -> Floats:
+        """Rows of the embedding as they are stored, [source_len, d_model]."""
+        return self._decoder.embed(list(input_ids))
 
     def logits(self, cross_kv: Floats, decoder_ids: Sequence[int]) -> Floats:
         """Logits after each of `decoder_ids`, the start token first: teacher forcing, [n, vocab_size]."""

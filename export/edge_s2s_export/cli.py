@@ -7,12 +7,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.manifest import RUNTIME_VERSION
 
 from .errors import ExportError
+
+if TYPE_CHECKING:
+    from .convert import Report
 
 EXAMPLES = """\
 examples:
@@ -20,6 +23,7 @@ examples:
   edge-s2s-export convert google/flan-t5-small --out bundles/flan/ --dtype float32
   edge-s2s-export convert ./summarizer --out summarizer.es2s --task summarization --languages en \\
       --prefix "summarize: " --licence CC-BY-4.0 --data "Our Corpus, CC BY 4.0, https://example.org"
+  edge-s2s-export static ./summarizer --bundle summarizer.es2s --out summarizer-npu.es2s --kinds qnn-static
   edge-s2s-export build --recipe tiny --work work
   edge-s2s-export build --recipe e2e-data-to-text --data data --work work
 """
@@ -55,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {RUNTIME_VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_convert(commands)
+    _add_static(commands)
     for name, what in FACTORY.items():
         _add_factory(commands, name, what)
     return parser
@@ -104,6 +109,44 @@ def _add_convert(commands: Any) -> None:
         metavar="FILE",
         help='checks use its rows {"source": ...} (default: English ones)',
     )
+    add("--replace", action="store_true", help="replace BUNDLE if it exists")
+
+
+def _add_static(commands: Any) -> None:
+    static = commands.add_parser(
+        "static",
+        help="add encoders for NPUs and other accelerators to a bundle",
+        description="Adds static encoders to a bundle, made from its checkpoint, checked against its own.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    static.set_defaults(run=_static)
+    add = static.add_argument
+    add("source", metavar="SOURCE", help="what the bundle was converted from: a local folder, or a hub id")
+    add("--bundle", required=True, type=Path, metavar="BUNDLE", help="which gets more encoders")
+    add("--out", required=True, type=Path, metavar="BUNDLE", help="a file NAME.es2s, or a directory")
+    add(
+        "--kinds",
+        nargs="+",
+        choices=("static", "qnn-static"),
+        default=["static", "qnn-static"],
+        help="static: for any provider; qnn-static: as Qualcomm's QNN wants it (default: both)",
+    )
+    add(
+        "--buckets",
+        nargs="+",
+        type=int,
+        default=[128, 256, 512],
+        metavar="N",
+        help="lengths that sources are padded to (default: 128 256 512)",
+    )
+    add(
+        "--scheme",
+        choices=("a16w8", "a8w8"),
+        default="a16w8",
+        help="bits of activations and weights (default: %(default)s)",
+    )
+    add("--texts", type=Path, metavar="FILE", help='calibrate on its rows {"source": ...} (default: English)')
     add("--replace", action="store_true", help="replace BUNDLE if it exists")
 
 
@@ -172,9 +215,6 @@ def _convert(options: argparse.Namespace) -> None:
     _quiet_torch()
     from .convert import convert  # needs what the line above has just asked for
 
-    def show(step: str, seconds: float) -> None:
-        print(f"{step:<32}{seconds:7.1f} s", file=sys.stderr)
-
     report = convert(
         options.source,
         options.out,
@@ -190,11 +230,37 @@ def _convert(options: argparse.Namespace) -> None:
         data=options.data,
         texts=None if options.texts is None else _read_texts(options.texts),
         replace=options.replace,
-        on_step=show,
+        on_step=_show_step,
     )
+    _show_report(report)
+
+
+def _show_step(step: str, seconds: float) -> None:
+    print(f"{step:<32}{seconds:7.1f} s", file=sys.stderr)
+
+
+def _show_report(report: "Report") -> None:
     for name, value in report.metrics.items():
         print(f"{name:<32}{value:9.4g}", file=sys.stderr)
     print(f"{report.path}: {report.size_bytes / 1e6:.1f} MB")
+
+
+def _static(options: argparse.Namespace) -> None:
+    _quiet_torch()
+    from .static_variant import add_static_encoders  # needs what the line above has just asked for
+
+    report = add_static_encoders(
+        options.source,
+        options.bundle,
+        options.out,
+        kinds=options.kinds,
+        buckets=options.buckets,
+        scheme=options.scheme,
+        texts=None if options.texts is None else _read_texts(options.texts),
+        replace=options.replace,
+        on_step=_show_step,
+    )
+    _show_report(report)
 
 
 def _read_texts(path: Path) -> list[str]:

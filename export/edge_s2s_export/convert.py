@@ -95,9 +95,9 @@ def convert(
         raise FileExistsError(f"{out} exists; pass replace=True, or --replace, to replace it")
     if not (parent := Path(out).absolute().parent).is_dir():
         raise ExportError(f"{out}: expected a folder to write it to, found none at {parent}")
-    step = _timer(on_step)
+    step = timer(on_step)
     with step("load the checkpoint"):
-        model, tokenizer = _load(source)
+        model, tokenizer = load_checkpoint(source)
         all_texts = probe_texts(N_GOLDEN_TEXTS) if texts is None else list(texts)
         if smooth_quant is not None:
             _smooth(model, tokenizer, [prefix + text for text in all_texts[:N_SMOOTH_TEXTS]], smooth_quant)
@@ -167,7 +167,9 @@ def convert(
     return Report(Path(out), sum(map(len, files.values())), metrics)
 
 
-def _timer(on_step: Callable[[str, float], None]) -> Callable[[str], Any]:
+def timer(on_step: Callable[[str, float], None]) -> Callable[[str], Any]:
+    """A context manager around each step, which then tells its name and seconds."""
+
     @contextmanager
     def step(name: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -177,7 +179,7 @@ def _timer(on_step: Callable[[str, float], None]) -> Callable[[str], Any]:
     return step
 
 
-def _load(source: str | Path) -> tuple[Any, Any]:
+def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
     """Model in float32 and tokenizer. transformers reads the local folder, or the hub."""
     try:
         config = AutoConfig.from_pretrained(source)

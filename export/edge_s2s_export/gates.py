@@ -5,7 +5,7 @@ what transformers gives, up to rounding. `check_int8` asks what quantization cos
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ MIN_AGREEMENT = 0.95
 # text of twenty at most; int8 flips more, and has 0.77 with the default model.
 MIN_FLOAT_GREEDY = 0.95
 MIN_INT8_GREEDY = 0.6
+
+# A static encoder against the bundle's own one, which is int8 itself: scales are for tensors, not for tokens.
+MIN_STATIC_MEAN_COSINE = 0.998
+MIN_STATIC_LOW_COSINE = 0.99
+MIN_STATIC_AGREEMENT = 0.95
 
 Metrics = Mapping[str, float]
 
@@ -97,6 +102,57 @@ def check_int8(candidate: Candidate, references: Sequence[Reference]) -> Metrics
         **_check_int8_logits(candidate, cross_kvs, references),
         **_check_greedy(candidate, cross_kvs, references, "int8", MIN_INT8_GREEDY),
     }
+
+
+def check_static_float(
+    candidate: Candidate,
+    encode: Callable[[Floats], Floats],
+    spec: ModelSpec,
+    sources: Sequence[Sequence[int]],
+    name: str,
+) -> Metrics:
+    """The gate of a static graph before it is quantized: what transformers gives, whatever the padding."""
+    worst = 0.0
+    for input_ids in sources:
+        embeds = candidate.embed(input_ids)
+        error = _relative_error(encode(embeds), spec.cross_kv_of_embeds(embeds))
+        worst = max(worst, error)
+        if not error <= MAX_FLOAT_ERROR:
+            raise GateError(
+                f"{name}: cross-attention K and V differ from transformers by {error:.2g} of the largest "
+                f"value, limit {MAX_FLOAT_ERROR:g}, for {len(input_ids)} tokens"
+            )
+    return {f"{name}_float_error": worst}
+
+
+def check_static(
+    candidate: Candidate,
+    encode: Callable[[Floats], Floats],
+    sources: Sequence[Sequence[int]],
+    name: str,
+) -> Metrics:
+    """The gate of a static encoder: what the bundle's own encoder gives, and what the decoder makes of it."""
+    cosines, agreement = [], []
+    start = candidate.manifest.special_tokens.decoder_start
+    for input_ids in sources:
+        expected, found = candidate.encode(input_ids), encode(candidate.embed(input_ids))
+        for layer, kind in np.ndindex(found.shape[:2]):
+            cosines.append(_cosine(found[layer, kind], expected[layer, kind]))
+        decoder_ids = [start, *candidate.greedy(expected)[:-1]]
+        best = [candidate.logits(cross_kv, decoder_ids).argmax(axis=1) for cross_kv in (expected, found)]
+        agreement.append(best[0] == best[1])
+    every = np.concatenate(cosines)
+    mean, low = float(every.mean()), float(np.percentile(every, 1))
+    agreed = float(np.concatenate(agreement).mean())
+    if not (
+        mean >= MIN_STATIC_MEAN_COSINE and low >= MIN_STATIC_LOW_COSINE and agreed >= MIN_STATIC_AGREEMENT
+    ):
+        raise GateError(
+            f"{name}: cross-attention K and V have cosine {mean:.5f} with the bundle's encoder "
+            f"(1st percentile {low:.5f}), limits {MIN_STATIC_MEAN_COSINE} and {MIN_STATIC_LOW_COSINE}; the "
+            f"best token agrees in {agreed:.1%} of the steps, limit {MIN_STATIC_AGREEMENT:.0%}"
+        )
+    return {f"{name}_cosine_mean": mean, f"{name}_cosine_p1": low, f"{name}_argmax_agreement": agreed}
 
 
 def _check_tokenizer(candidate: Candidate, references: Sequence[Reference]) -> Metrics:

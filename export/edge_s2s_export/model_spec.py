@@ -82,6 +82,10 @@ class ModelSpec:
     def cross_kv(self, input_ids: Sequence[int]) -> np.ndarray:
         """K and V of a source by torch alone, float32 [n_layers, 2, n_heads, source_len, d_head]."""
         table = self.encoder.encoder.embed_tokens.weight  # the model's, not ours, which may be wrong
+        return self.cross_kv_of_embeds(table[list(input_ids)].detach().float().numpy())
+
+    def cross_kv_of_embeds(self, inputs_embeds: np.ndarray) -> np.ndarray:
+        """The same of rows of an embedding, float32 [source_len, d_model]."""
         with torch.no_grad():
-            cross_kv: Tensor = self.encoder(table[list(input_ids)].float()[None])["cross_kv"]
+            cross_kv: Tensor = self.encoder(torch.from_numpy(inputs_embeds)[None])["cross_kv"]
         return cross_kv[0].numpy()

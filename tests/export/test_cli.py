@@ -39,6 +39,35 @@ def test_convert_writes_a_bundle_and_reports_each_step(folder: Path, tmp_path: P
     assert manifest.licence.data == ("one", "two")
 
 
+def test_static_adds_encoders_to_a_bundle_and_keeps_the_rest(
+    tiny_folder: Path, tiny_bundle: Path, tmp_path: Path, capsys
+):
+    out = tmp_path / "static.es2s"
+    arguments = ["--bundle", str(tiny_bundle), "--out", str(out), "--buckets", "16", "--kinds", "static"]
+    for _ in range(2):
+        assert cli.main(["static", str(tiny_folder), *arguments, "--replace"]) == 0
+        assert "static_16_argmax_agreement" in capsys.readouterr().err
+        arguments[1] = str(out)  # its own static encoders are replaced
+    with open_bundle(out) as made, open_bundle(tiny_bundle) as given:
+        kinds = [(encoder.kind, encoder.file) for encoder in made.manifest.encoders]
+        assert kinds == [("onnx", "encoder.onnx"), ("static", "encoder.static-16.onnx")]
+        for name in given.manifest.files.keys() - {"eval.json"}:
+            assert made.read(name) == given.read(name)
+        report = json.loads(bytes(made.read("eval.json")))
+        assert report["static_encoders"]["static_16_cosine_mean"] > 0.99
+
+
+def test_static_refuses_a_checkpoint_of_another_model(
+    folder: Path, tiny_bundle: Path, tmp_path: Path, capsys
+):
+    other = make_tiny_folder(tmp_path / "other", seed=3)
+    out = tmp_path / "static.es2s"
+    arguments = ["--bundle", str(tiny_bundle), "--out", str(out), "--buckets", "16", "--kinds", "static"]
+    assert cli.main(["static", str(other), *arguments]) == 1
+    assert "static_16: cross-attention K and V have cosine" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_texts_come_from_a_file(folder: Path, tmp_path: Path, capsys):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"source": f"{text} Bye."}) + "\n" for text in probe_texts(60)))
