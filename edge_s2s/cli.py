@@ -22,6 +22,7 @@ from edge_s2s.generation import CHECKS, GenerationOptions, Replacement
 from edge_s2s.jsonl import Values, generate_rows, open_output
 from edge_s2s.manifest import Manifest
 from edge_s2s.model import Seq2SeqModel, default_bundle_path
+from edge_s2s.providers import PROVIDERS, find_device
 from edge_s2s.threads import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -214,12 +215,14 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "info",
         _info,
-        "say what a bundle is",
+        "say what a bundle is, or what this machine has for its encoder",
         "edge-s2s info default",
         "edge-s2s info model.es2s --json",
+        "edge-s2s info --providers",
     )
-    command.add_argument("bundle", metavar="BUNDLE", help="a directory, an .es2s file, or default")
-    command.add_argument("--json", action="store_true", help="the manifest as JSON")
+    command.add_argument("bundle", metavar="BUNDLE", nargs="?", help="a directory, an .es2s file, or default")
+    command.add_argument("--providers", action="store_true", help="list accelerators, or why there are none")
+    command.add_argument("--json", action="store_true", help="the manifest, or the list, as JSON")
 
     command = _add(
         commands,
@@ -258,6 +261,10 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
         help="a directory or an .es2s file; default: the shipped one",
     )
     _add_num_threads(command)
+    command.add_argument(
+        "--provider", choices=PROVIDERS, help="run the encoder there; see edge-s2s info --providers"
+    )
+    command.add_argument("--fallback", choices=("cpu",), help="where what --provider refuses runs")
 
 
 def _add_cloud(command: argparse.ArgumentParser) -> None:
@@ -302,7 +309,14 @@ def _path(name: str) -> Path:
 
 
 def _load(arguments: argparse.Namespace) -> Seq2SeqModel:
-    return Seq2SeqModel(_path(arguments.bundle), num_threads=arguments.num_threads)
+    if arguments.fallback is not None and arguments.provider is None:
+        arguments.usage_error("--fallback is for --provider")
+    return Seq2SeqModel(
+        _path(arguments.bundle),
+        num_threads=arguments.num_threads,
+        providers=None if arguments.provider is None else [arguments.provider],
+        fallback=arguments.fallback,
+    )
 
 
 # -------------------------------------------------- commands ------------------------------------------------
@@ -520,12 +534,35 @@ def _clock(seconds: int) -> str:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    if (arguments.bundle is None) != arguments.providers:
+        arguments.usage_error("expected BUNDLE or --providers")
+    if arguments.providers:
+        return _info_providers(arguments.json)
     with open_bundle(_path(arguments.bundle)) as bundle:
         if arguments.json:
             print(json.dumps(bundle.manifest.to_document(), ensure_ascii=False))
         else:
             for name, value in _describe(bundle, bundle.manifest):
                 print(f"{name:<16}{value}")
+    return OK
+
+
+def _info_providers(as_json: bool) -> int:
+    found = {}
+    for name, provider in PROVIDERS.items():
+        try:
+            device = find_device(provider, {})
+        except EdgeS2SError as error:
+            found[name] = {"runs": False, "detail": _sentence(error).removeprefix(f"{name}: ")}
+        else:
+            what, where = provider.package or "onnxruntime", device.description or "its device"
+            detail = f"{what} {device.version} on {where}"
+            found[name] = {"runs": True, "detail": detail}
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        for name, values in found.items():
+            print(f"{'✓' if values['runs'] else '✗'} {name:<10}{values['detail']}")
     return OK
 
 

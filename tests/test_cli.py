@@ -175,6 +175,31 @@ def test_info_says_what_a_bundle_is(run: Run, tiny_bundle: Path):
     assert manifest.keys() - found.keys() == {"schema", "digest"}
 
 
+def test_info_lists_accelerators_and_why_there_are_none(run: Run, tiny_bundle: Path):
+    done = run("info", "--providers")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["qnn", "openvino", "coreml", "nnapi", "xnnpack"]
+    for name, found in json.loads(run("info", "--providers", "--json").stdout).items():
+        [line] = [line for line in lines if line.split()[1] == name]
+        assert line.startswith("✓" if found["runs"] else "✗")
+        assert line.endswith(found["detail"])
+        assert found["runs"] or re.search("pip install|have it", found["detail"])
+    for arguments in ([], [tiny_bundle, "--providers"]):
+        assert "expected BUNDLE or --providers" in run("info", *arguments).stderr
+
+
+def test_what_an_accelerator_cannot_run_is_an_error_unless_the_cpu_may(run: Run, tiny_bundle: Path):
+    command = ["summarize", "-", "--bundle", tiny_bundle, "--provider", "openvino"]
+    refused = run(*command, stdin=b"Tom said hi.")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "edge-s2s-export static adds one" in refused.stderr
+    done = run(*command, "--fallback", "cpu", "--json", stdin=b"Tom said hi.")
+    assert "edge-s2s-export static" in json.loads(done.stdout)["stats"]["fallback"]
+    lonely = run("summarize", "-", "--fallback", "cpu", stdin=b"Tom said hi.")
+    assert (lonely.returncode, "--fallback is for --provider" in lonely.stderr) == (2, True)
+
+
 def test_verify_ticks_every_check(run: Run, tiny_bundle: Path):
     done = run("verify", tiny_bundle)
     with open_bundle(tiny_bundle) as bundle:
