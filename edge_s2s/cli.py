@@ -22,6 +22,7 @@ from edge_s2s.generation import CHECKS, GenerationOptions, Replacement
 from edge_s2s.jsonl import Values, generate_rows, open_output
 from edge_s2s.manifest import Manifest
 from edge_s2s.model import Seq2SeqModel, default_bundle_path
+from edge_s2s.onnx_graph import check_onnx
 from edge_s2s.providers import PROVIDERS, find_device
 from edge_s2s.threads import MAX_THREADS
 
@@ -625,6 +626,13 @@ def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
             "weights", True, f"{len(bundle.weights.tensors)} tensors, every name, type and shape is right"
         )
         try:
+            n_static = _check_static_encoders(bundle)
+        except EdgeS2SError as error:
+            yield _Check("static encoders", False, str(error))
+            return
+        if n_static:
+            yield _Check("static encoders", True, f"{n_static} graphs of operators that they may have")
+        try:
             model = Seq2SeqModel(path, num_threads=num_threads)
         except EdgeS2SError as error:
             yield _Check("model", False, str(error))
@@ -632,6 +640,15 @@ def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
         yield _Check("model", True, "tokenizer, encoder and decoder load and fit together")
         with model:
             yield from _golden_checks(bundle, model)
+
+
+def _check_static_encoders(bundle: Bundle) -> int:
+    """How many graphs for accelerators there are; BundleError if one has what it may not have."""
+    kinds = {kind for provider in PROVIDERS.values() for kind in provider.encoder_kinds}
+    files = [encoder.file for encoder in bundle.manifest.encoders if encoder.kind in kinds]
+    for file in files:
+        check_onnx(bundle.read(file), file)
+    return len(files)
 
 
 def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:

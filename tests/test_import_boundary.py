@@ -71,7 +71,7 @@ ALLOWED = {
     "jsonl": {"constrained", "generation", "model"},
     "cli": {
         "__init__", "bundle", "constrained", "errors", "generation", "hybrid", "jsonl", "manifest", "model",
-        "providers", "threads",
+        "onnx_graph", "providers", "threads",
     },
     "__init__": {"constrained", "errors", "generation", "manifest", "model", "scoring"},
     "__main__": {"cli"},

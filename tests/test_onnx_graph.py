@@ -125,7 +125,7 @@ def static_graphs() -> list[bytes]:
     specs = [families.describe(random_hf(kind, seed=0)) for kind in ("t5-v1.1", "marian")]
     graphs = []
     for spec in specs:
-        model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, 8)
+        model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, 8, kind="qnn-static")
         source = padded(np.ones((5, int(spec.keys["d_model"])), np.float32), 8)
         graphs.append(quantize_graph(model, [source], kind="qnn-static", scheme="a16w8"))
     return graphs

@@ -19,9 +19,14 @@ from edge_s2s import BundleError, GenerationOptions, InputTooLongError, Provider
 from edge_s2s.bundle import open_bundle, write_bundle
 from edge_s2s.context_cache import FOLDER_SUFFIX
 from edge_s2s.errors import EdgeS2SError
-from edge_s2s.manifest import Encoder
-from edge_s2s.providers import PROVIDERS
+from edge_s2s.manifest import Dimensions, Encoder
+from edge_s2s.providers import PROVIDERS, find_device
+from edge_s2s.static_encoder import _open, output_names, padded, unpadded
+from edge_s2s_export import families
+from edge_s2s_export.static_encoder import quantize_graph, static_graph
 from edge_s2s_export.static_variant import add_static_encoders
+from tiny_folders import soften
+from tiny_models import random_hf
 
 BUCKETS = (32, 64)
 PLUGINS = ("openvino", "qnn")
@@ -84,6 +89,30 @@ def test_a_source_of_any_length_gets_the_keys_and_values_of_the_cpus_encoder(
     cosine = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
     assert cosine.min() > 0.98  # w8a16 with one scale for each tensor against int8 with one for each token
     assert cosine.mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["t5", "umt5", "bart", "mbart", "pegasus", "marian", "m2m100"])
+def test_other_families_keep_each_tokens_keys_and_values_against_float32(provider: str, kind: str):
+    length = 32
+    hf = random_hf(kind, seed=0)
+    soften(hf)
+    spec = families.describe(hf, None)
+    dims = Dimensions.from_keys(spec.keys, n_encoder_layers=spec.n_encoder_layers)
+    variant = PROVIDERS[provider].encoder_kinds[0]
+    table = spec.encoder.encoder.embed_tokens.weight.detach().numpy()
+    generator = np.random.default_rng(0)
+    sources = [table[generator.integers(0, len(table), n)] for n in generator.integers(1, length + 1, 40)]
+    model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, length, kind=variant)
+    feeds = [padded(embeds, length) for embeds in sources]
+    graph = quantize_graph(model, feeds[4:], kind=variant, scheme="a16w8")
+    session = _open(graph, "encoder.onnx", find_device(PROVIDERS[provider], {}), 1)
+    for embeds, feed in zip(sources[:4], feeds[:4], strict=True):
+        found = unpadded(session.run(output_names(dims), feed), len(embeds), dims)
+        x, y = (
+            a.swapaxes(2, 3).reshape(-1, a.shape[2] * a.shape[4])
+            for a in (found, spec.cross_kv_of_embeds(embeds))
+        )
+        assert ((x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)).min() >= 0.99
 
 
 def test_the_provider_runs_all_of_it_and_results_say_so(
@@ -190,6 +219,16 @@ def test_a_graph_of_another_form_is_an_error_of_ours(static_bundle, provider, tm
     bundle = changed(static_bundle, tmp_path / "other.es2s", change, kind)
     with pytest.raises(error, match=f"encoder.{kind}-32.onnx"):
         edge_s2s.load(bundle, providers=[provider], context_cache=tmp_path)
+
+
+def test_verify_looks_at_static_encoders_too(static_bundle: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "edge_s2s", "verify"]
+    good = subprocess.run([*command, static_bundle], capture_output=True, text=True, check=True)
+    assert "✓ static encoders: 4 graphs" in good.stdout
+    bad = changed(static_bundle, tmp_path / "loop.es2s", add_loop, "static")
+    found = subprocess.run([*command, bad], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "✗ static encoders: encoder.static-32.onnx: expected operators" in found.stdout
 
 
 def test_two_graphs_of_one_length_are_a_bundle_error(static_bundle: Path, provider: str, tmp_path: Path):

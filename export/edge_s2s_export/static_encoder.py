@@ -11,6 +11,7 @@ It is built from the features and tensors of `encoder.weights`, with the operato
 
 * relative positions and position tables are constants of the bucket, of fixed shape;
 * the mask is added to attention scores: `MASKED` for padding, no infinity, which has no code in 16 bits;
+* where a provider has one scale for a whole matrix, its rows get one size, and a Mul behind it undoes that;
 * RMSNorm is LpNormalization, one operator instead of five, the squares of which would need more than 16 bits;
 * GELU is one operator for the same reason.
 
@@ -41,22 +42,31 @@ Arrays = Mapping[str, np.ndarray]
 Feeds = Mapping[str, np.ndarray]
 
 
-def static_graph(keys: Keys, tensors: Arrays, decoder_keys: Keys, length: int) -> onnx.ModelProto:
-    """The graph in float32; `keys` and `tensors` are those of encoder.weights, in float32."""
-    return _Builder(keys, tensors, decoder_keys, length).model()
+def static_graph(
+    keys: Keys, tensors: Arrays, decoder_keys: Keys, length: int, *, kind: str
+) -> onnx.ModelProto:
+    """The float32 graph of a kind; `keys` and `tensors` are those of encoder.weights, in float32."""
+    return _Builder(keys, tensors, decoder_keys, length, scales_rows=kind == "qnn-static").model()
 
 
 def quantize_graph(model: onnx.ModelProto, sources: Sequence[Feeds], *, kind: str, scheme: str) -> bytes:
     """The graph with QuantizeLinear and DequantizeLinear around every operator, calibrated on `sources`.
 
-    Of kind "qnn-static", weights have one scale each, the only way that QNN multiplies them, and Sigmoid the
-    scale that it wants; of kind "static" they have one for each output channel.
+    Of kind "qnn-static", a matrix has one scale, the only way that QNN multiplies one, and Sigmoid has the
+    scale that it wants; of kind "static", a matrix has one for each output channel. Relu stays, though codes
+    that begin at 0 would do its work: OpenVINO computes without codes, and was wrong by as much.
     """
     model = onnx.load_from_string(model.SerializeToString())  # the tools change what they get
     reader, activation_type = _Reader(sources), ACTIVATION_TYPES[scheme]
     if kind == "qnn-static":
+        norms = [node.input[1] for node in model.graph.node if node.op_type == "LayerNormalization"]
         config = get_qnn_qdq_config(
-            model, reader, activation_type=activation_type, weight_type=QuantType.QInt8
+            model,
+            reader,
+            activation_type=activation_type,
+            weight_type=QuantType.QInt8,
+            keep_removable_activations=True,
+            init_overrides={name: [{"quant_type": QuantType.QUInt8}] for name in norms},  # QNN has no other
         )
     else:
         config = StaticQuantConfig(
@@ -65,7 +75,7 @@ def quantize_graph(model: onnx.ModelProto, sources: Sequence[Feeds], *, kind: st
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=sorted({node.op_type for node in model.graph.node}),
-            extra_options={"MinimumRealRange": 1e-4},
+            extra_options={"MinimumRealRange": 1e-4, "QDQKeepRemovableActivations": True},
         )
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder, "quantized.onnx")
@@ -102,8 +112,9 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
 class _Builder:
     """Nodes and constants of one graph; hidden states are [1, length, width] throughout."""
 
-    def __init__(self, keys: Keys, tensors: Arrays, decoder_keys: Keys, length: int):
+    def __init__(self, keys: Keys, tensors: Arrays, decoder_keys: Keys, length: int, *, scales_rows: bool):
         self.keys, self.tensors, self.decoder_keys, self.length = keys, tensors, decoder_keys, length
+        self.scales_rows = scales_rows
         self.n_heads, self.d_head = int(keys["n_heads"]), int(keys["d_head"])
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
@@ -192,13 +203,17 @@ class _Builder:
     def linear(self, name: str, x: str, rows: slice = slice(None), *, output: str | None = None) -> str:
         """Some rows of `<name>.weight` [out, in]: [1, length, in] -> [1, length, out]."""
         output = output or name
-        weight = self.constant(f"{output}.weight", self.tensors[f"{name}.weight"][rows].T)
-        if not self.keys["linear_bias"]:
-            return self.node("MatMul", [x, weight], output)
-        x = self.node("MatMul", [x, weight], f"{output}.product")
-        return self.node(
-            "Add", [x, self.constant(f"{output}.bias", self.tensors[f"{name}.bias"][rows])], output
-        )
+        weight = self.tensors[f"{name}.weight"][rows]
+        steps = [("MatMul", "weight", weight.T)]
+        if self.scales_rows:
+            largest = np.abs(weight).max(axis=1).clip(min=1e-12)
+            steps = [("MatMul", "weight", (weight / largest[:, None]).T), ("Mul", "scale", largest)]
+        if self.keys["linear_bias"]:
+            steps.append(("Add", "bias", self.tensors[f"{name}.bias"][rows]))
+        for i, (op_type, part, value) in enumerate(steps):
+            y = output if i == len(steps) - 1 else f"{output}.{op_type}"
+            x = self.node(op_type, [x, self.constant(f"{output}.{part}", value)], y)
+        return x
 
     def attention(self, name: str, x: str, mask: str, layer: int) -> str:
         inner = self.n_heads * self.d_head

@@ -75,12 +75,12 @@ def add_static_encoders(
         sources = calibration_sources(candidate, texts, low, length, N_CALIBRATION_SOURCES + N_GATE_SOURCES)
         gate_sources = sources[:: len(sources) // N_GATE_SOURCES][:N_GATE_SOURCES]
         feeds = [padded(candidate.embed(ids), length) for ids in sources if ids not in gate_sources]
-        graph = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, length)
-        with step(f"check the float32 graph of {length}"):
-            encode = _runs(graph.SerializeToString(), manifest.dimensions, length)
-            metrics |= gates.check_static_float(candidate, encode, spec, gate_sources, f"static_{length}")
         for kind in kinds:
             name = f"{kind}_{length}".replace("-", "_")
+            with step(f"check {kind} {length} in float32"):
+                graph = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, length, kind=kind)
+                encode = _runs(graph.SerializeToString(), manifest.dimensions, length)
+                metrics |= gates.check_static_float(candidate, encode, spec, gate_sources, name)
             with step(f"quantize {kind} {length}"):
                 data = quantize_graph(graph, feeds, kind=kind, scheme=scheme)
             with step(f"check {kind} {length}"):

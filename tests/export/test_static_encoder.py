@@ -14,6 +14,7 @@ from tiny_folders import soften
 from tiny_models import ALL_KINDS, random_hf
 
 LENGTH = 24
+VARIANTS = ("static", "qnn-static")
 
 
 def spec_of(kind: str, *, soft: bool = False) -> ModelSpec:
@@ -21,6 +22,10 @@ def spec_of(kind: str, *, soft: bool = False) -> ModelSpec:
     if soft:
         soften(model)
     return families.describe(model, None)
+
+
+def graph_of(spec: ModelSpec, variant: str) -> onnx.ModelProto:
+    return static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, LENGTH, kind=variant)
 
 
 def embeds(spec: ModelSpec, input_ids: list[int]) -> np.ndarray:
@@ -47,21 +52,22 @@ def sources(spec: ModelSpec, n: int, seed: int) -> list[list[int]]:
     return [generator.integers(0, spec.source_vocab_size, length).tolist() for length in lengths]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_a_padded_source_gives_what_transformers_gives_without_padding(kind: str):
+def test_a_padded_source_gives_what_transformers_gives_without_padding(kind: str, variant: str):
     spec = spec_of(kind)
-    graph = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, LENGTH).SerializeToString()
+    graph = graph_of(spec, variant).SerializeToString()
     for input_ids in sources(spec, 2, seed=1):
         expected = reference(spec, input_ids)
         # RMSNorm without its epsilon, and other sum orders.
         np.testing.assert_allclose(run(graph, spec, input_ids), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("variant", ["static", "qnn-static"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ["t5-v1.1", "umt5", "bart", "marian", "m2m100", "pegasus-untied"])
 def test_quantized_to_16_bits_each_token_keeps_its_keys_and_values(kind: str, variant: str):
     spec = spec_of(kind, soft=True)
-    model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, LENGTH)
+    model = graph_of(spec, variant)
     feeds = [padded(embeds(spec, input_ids), LENGTH) for input_ids in sources(spec, 40, seed=1)]
     quantized = quantize_graph(model, feeds, kind=variant, scheme="a16w8")
     check_onnx(memoryview(quantized), "encoder.onnx")  # the runtime takes it
@@ -78,7 +84,7 @@ def test_quantized_to_16_bits_each_token_keeps_its_keys_and_values(kind: str, va
 
 def test_no_shape_is_left_open_and_no_number_is_infinite():
     spec = spec_of("t5-v1.1")
-    model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, LENGTH)
+    model = graph_of(spec, "qnn-static")
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     assert len(values) > len(model.graph.node)
     assert all(dim.dim_value > 0 for value in values for dim in value.type.tensor_type.shape.dim)
@@ -88,7 +94,7 @@ def test_no_shape_is_left_open_and_no_number_is_infinite():
 
 def test_the_same_sources_give_the_same_bytes():
     spec = spec_of("t5")
-    model = static_graph(spec.encoder_keys, spec.encoder_tensors, spec.keys, LENGTH)
+    model = graph_of(spec, "qnn-static")
     feeds = [padded(embeds(spec, input_ids), LENGTH) for input_ids in sources(spec, 2, seed=1)]
     first, second = (quantize_graph(model, feeds, kind="qnn-static", scheme="a16w8") for _ in range(2))
     assert first == second
