@@ -1,6 +1,7 @@
 """Tiny bundles that the exporter makes of a random T5, once for all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from edge_s2s_export.convert import convert
 from tiny_folders import PREFIX, make_tiny_folder
 
 os.environ["PYTHONSAFEPATH"] = "1"  # for subprocesses: the source tree would hide the installed package
+# A shell starts what runs in its background with SIGINT ignored, which Python keeps and children inherit:
+# tests that send it would wait for ever there.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in every run; HYPOTHESIS_PROFILE=default draws new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
