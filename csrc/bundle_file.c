@@ -40,30 +40,31 @@ static es2s_status read_entry(const uint8_t *data, size_t end, size_t *at, size_
     if (end - *at - CENTRAL_SIZE < n_name || n_name > 64)
         return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected a name of up to 64 bytes at byte %zu", *at);
     *at += CENTRAL_SIZE + n_name;
-    const uint8_t *local = data + offset;
-    if (offset != *data_end || start - offset < LOCAL_SIZE || memcmp(local, "PK\3\4", 4) != 0)
+    if (offset != *data_end || start - offset < LOCAL_SIZE || memcmp(data + offset, "PK\3\4", 4) != 0)
         return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected a file at byte %zu", *data_end);
+    const uint8_t *local = data + offset;
     const size_t header = LOCAL_SIZE + u16(local + 26) + u16(local + 28);
     if (u16(local + 8) != 0 || u16(entry + 10) != 0 || u32(local + 22) != size || u32(local + 18) != size ||
         u16(local + 26) != n_name || start - offset < LOCAL_SIZE + n_name ||
         memcmp(local + LOCAL_SIZE, entry + CENTRAL_SIZE, n_name) != 0)
-        return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected the file at byte %zu uncompressed, as its entry says",
-                         offset);
+        return es2s_fail(ES2S_BAD_FORMAT,
+                         "bundle: expected the file at byte %zu uncompressed, as its entry says", offset);
     if (start - offset < header || start - offset - header < size)
         return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected the file at byte %zu to end before the directory",
                          offset);
     es2s_span *span = span_of(bundle, entry + CENTRAL_SIZE, n_name);
     if (span && span->data)
-        return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected each name once, found another at byte %zu", offset);
+        return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected each name once, found another at byte %zu",
+                         offset);
     if (span) *span = (es2s_span){local + header, size};
     *data_end = offset + header + size;
     return ES2S_OK;
 }
 
 static es2s_status read_zip(const uint8_t *data, size_t size, es2s_bundle_file *bundle) {
-    const uint8_t *record = data + size - END_SIZE;
-    if (size < END_SIZE || memcmp(record, "PK\5\6", 4) != 0)
+    if (size < END_SIZE || memcmp(data + size - END_SIZE, "PK\5\6", 4) != 0)
         return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected the end record of a zip: the file is incomplete");
+    const uint8_t *record = data + size - END_SIZE;
     const size_t n_entries = u16(record + 10), start = u32(record + 16), end = size - END_SIZE;
     if (n_entries < 1 || n_entries > MAX_ENTRIES || start > end)
         return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected 1..%d entries and their directory", MAX_ENTRIES);
@@ -79,7 +80,7 @@ static es2s_status read_zip(const uint8_t *data, size_t size, es2s_bundle_file *
 
 es2s_status es2s_bundle_file_read(const void *data, size_t size, es2s_bundle_file *bundle_out) {
     es2s_bundle_file bundle = {0};
-    if (size >= 4 && memcmp(data, "PK", 2) == 0)
+    if (size >= 2 && memcmp(data, "PK", 2) == 0)
         ES2S_TRY(read_zip(data, size, &bundle));
     else
         bundle.decoder = (es2s_span){data, size};
