@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import edge_s2s
@@ -18,10 +20,23 @@ from edge_s2s.decoder import DecoderModel
 from edge_s2s.errors import BundleError, CoreError
 from edge_s2s.manifest import TOKENIZER, FileEntry
 from edge_s2s.tokenizer import Tokenizer, open_tokenizers
+from edge_s2s.weights import Key, read_table, write_table
 from edge_s2s_export.errors import ExportError
 from edge_s2s_export.probe_texts import probe_texts
 from edge_s2s_export.tokenizer_json import text_rules, tokenizer_files
-from edge_s2s_export.tokenizer_table import compile_tokenizer
+from edge_s2s_export.tokenizer_table import (
+    BEGIN_PIECES,
+    DIGITS,
+    FUSE,
+    NORMALIZE,
+    REPLACE,
+    SPLIT,
+    SPLIT_BEFORE,
+    STRIP_PIECE,
+    WRITE_BLANKS,
+    compile_tokenizer,
+)
+from edge_s2s_export.unicode_tables import as_rows, class_tables, normalization_tables
 from random_weights import random_weights
 from tiny_bundle import tiny_keys, tiny_manifest
 from tiny_tokenizers import FAMILIES, strings
@@ -55,6 +70,8 @@ class Pair:
     library: Tokenizer
     core: DecoderModel
     n_tokens: int
+    weights: bytes  # of a decoder for it
+    table: bytes
 
     def differ_on(self, text: str) -> bool:
         """Whether they encode it, or decode what it becomes, to different results."""
@@ -81,7 +98,12 @@ def family(name: str, folder: Path) -> Pair:
     )
     library, _ = open_tokenizers(manifest, lambda name: files[name])
     table = compile_tokenizer(library, files, manifest)
-    return Pair(library, DecoderModel(decoder, tokenizer=table), len(hf))
+    return Pair(library, DecoderModel(decoder, tokenizer=table), len(hf), decoder, table)
+
+
+def own(name: str, folder: Path) -> Pair:
+    (inner := folder / name).mkdir(exist_ok=True)
+    return family(name, inner)
 
 
 @cache
@@ -91,8 +113,9 @@ def default() -> Pair:
     with open_bundle(DEFAULT) as bundle:
         library, _ = open_tokenizers(bundle.manifest, bundle.read)
         table = compile_tokenizer(library, {TOKENIZER: bytes(bundle.read(TOKENIZER))}, bundle.manifest)
-        core = DecoderModel(bundle.read("decoder.weights"), tokenizer=table)
-    return Pair(library, core, core.dims.vocab_size)
+        weights = bytes(bundle.read("decoder.weights"))
+        core = DecoderModel(weights, tokenizer=table)
+    return Pair(library, core, core.dims.vocab_size, weights, table)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +127,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
     if request.param == "default":
         return default()
-    (own := folder / request.param).mkdir(exist_ok=True)
-    return family(request.param, own)
+    return own(request.param, folder)
 
 
 def test_texts_of_all_kinds_have_the_same_tokens(pair: Pair):
@@ -208,14 +230,135 @@ def test_a_part_that_the_core_lacks_is_named(part: str, value: dict[str, object]
             compile_tokenizer(library, {TOKENIZER: json.dumps(document).encode()}, bundle.manifest)
 
 
+Tensors = dict[str, npt.NDArray[np.int8]]
+
+
+def parts_of(table: bytes) -> tuple[dict[str, Key], Tensors]:
+    """Keys and tensors of a table, with each step and all tables of characters."""
+    _, keys, tensors = read_table(table, "tokenizer.table")
+    more = as_rows([*bytes(tensors["encoding"]), NORMALIZE, 1, 0, 0, DIGITS, 1, 0, 0], "u1")
+    return keys, {**tensors, "encoding": more, **class_tables(), **normalization_tables("NFKC")}
+
+
+def with_number(i: int, value: float, dtype: str = "<u4") -> Callable[[npt.NDArray[np.int8]], Any]:
+    """A change of one number of a tensor; counted from its end if i is negative."""
+
+    def change(rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        number = np.array([value], dtype).view(np.int8)
+        changed = rows.flatten()
+        changed[i * number.size % changed.size :][: number.size] = number
+        return changed.reshape(rows.shape)
+
+    return change
+
+
+def steps(*data: int) -> Callable[[npt.NDArray[np.int8]], Any]:
+    return lambda _rows: as_rows([*data], "u1")
+
+
+HUGE = 0xFFFFFFFF
+RANGE, ASCENDING = "expected numbers in their range", "expected ascending places"
+# Of a table: the part, its new value or a function of its old one, and the end of what is said of that part.
+HOSTILE: list[tuple[str, str, Any, str]] = [
+    ("t5", "n_tokens", 0, "expected 1..4194304, found 0"),
+    ("t5", "n_tokens", 5.0, "expected an integer, found a float"),
+    ("t5", "vocab_size", lambda n: n + 1, r"expected \d+, as the model has, found \d+"),
+    ("t5", "unknown_piece", -1, "expected a token, found none"),
+    ("t5", "unknown_score", 1e301, r"expected -1e\+300..1e\+300"),
+    ("t5", "bad_bytes", 3, "expected 0..2, found 3"),
+    ("t5", "more", 1, "found one more"),
+    ("t5", "kinds", lambda rows: rows[:-1], "as many rows as there are tokens"),
+    ("t5", "kinds", with_number(3, 4, "u1"), "bytes named <0xAB>"),
+    ("t5", "name_ends", lambda rows: rows[:-1], "as many rows as there are tokens"),
+    ("t5", "name_ends", with_number(2, 0), ASCENDING),
+    ("t5", "name_ends", with_number(-1, HUGE), ASCENDING),
+    ("t5", "names", with_number(0, 0x80, "u1"), "expected UTF-8"),
+    ("t5", "names", None, "found no such tensor"),
+    ("t5", "names", lambda rows: rows.reshape(1, -1), r"expected int8 \[n, 1\]"),
+    ("t5", "tail", with_number(0, HUGE), RANGE),
+    ("t5", "trie.ids", with_number(0, HUGE), RANGE),
+    ("t5", "trie.ids", lambda rows: rows[:-1], "as many rows as there are"),
+    ("t5", "trie.first", with_number(0, HUGE), ASCENDING),
+    ("t5", "trie.first", with_number(-1, 1), ASCENDING),
+    ("t5", "trie.first", lambda rows: rows[:-1], "as many rows as there are"),
+    ("t5", "scores", with_number(5, float("nan"), "<f8"), "expected finite numbers"),
+    ("t5", "scores", with_number(5, float("-inf"), "<f8"), "expected finite numbers"),
+    ("t5", "scores", lambda rows: rows[:-1], "as many rows as there are"),
+    ("t5", "charsmap", with_number(0, 2), "a trie within it"),
+    ("t5", "charsmap", with_number(0, HUGE - 3), "a trie within it"),
+    ("t5", "charsmap", lambda rows: rows[:3], "a trie within it"),
+    ("t5", "encoding", steps(16, 0, 0, 0), "steps that this version knows"),
+    ("t5", "encoding", steps(REPLACE, 0, 0), "at most 128 complete steps"),
+    ("t5", "encoding", steps(REPLACE, 0, 1, 1, 32), "at most 128 complete steps"),
+    ("t5", "encoding", steps(*[FUSE, 0, 0, 0] * 129), "at most 128 complete steps"),
+    ("t5", "encoding", steps(REPLACE, 0, 0, 1, 32), "steps with their strings"),
+    ("t5", "encoding", steps(SPLIT, 0, 0, 0), "steps with their strings"),
+    ("t5", "encoding", steps(SPLIT_BEFORE, 0, 0, 0), "steps with their strings"),
+    ("t5", "encoding", steps(BEGIN_PIECES, 0, 0, 0), "steps with their strings"),
+    ("t5", "decoding", steps(STRIP_PIECE, 0, 0, 1, 32), "steps with their strings"),
+    ("t5", "decoding", steps(WRITE_BLANKS, 0, 0, 0), "steps with their strings"),
+    ("t5", "encoding", steps(REPLACE, 0, 1, 1, 0x80, 32), "strings in UTF-8"),
+    ("t5", "decoding", steps(REPLACE, 0, 1, 1, 32, 0x80), "strings in UTF-8"),
+    ("t5", "classes.pages", lambda rows: rows[:-1], "a page for each 128 characters"),
+    ("t5", "classes.pages", with_number(9, 0xFFFF, "<u2"), "numbers of blocks"),
+    ("t5", "decomposition.blocks", with_number(9, 0xFFFF, "<u2"), "numbers of decompositions"),
+    ("t5", "decomposition.ends", with_number(1, HUGE), "ascending ends within"),
+    ("t5", "decomposition.ends", with_number(2, 0), "ascending ends within"),
+    ("t5", "decomposition.characters", with_number(7, 0x110000), "expected characters"),
+    ("t5", "compositions", with_number(7, 0x110000), "expected characters"),
+    ("bart", "merges", with_number(0, HUGE), RANGE),
+    ("bart", "merges", with_number(5, HUGE), RANGE),
+    ("bart", "merges", with_number(11, HUGE), RANGE),
+    ("bart", "has_merges", 2, "expected 0..1, found 2"),
+    ("bart", "head", with_number(0, HUGE), RANGE),
+    ("umt5", "byte_ids", with_number(255, HUGE), RANGE),
+    ("umt5", "byte_ids", lambda rows: rows[:-1], "as many rows as there are"),
+]
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "umt5"])
+def test_a_table_that_is_read_and_written_again_is_accepted(name: str, folder: Path):
+    """So that those below are refused for what was changed in them, and for nothing else."""
+    pair = own(name, folder)
+    core = DecoderModel(pair.weights, tokenizer=write_table(*parts_of(pair.table)))
+    assert core.detokenize(core.tokenize("12 e\u0301"))
+
+
+@pytest.mark.parametrize(("name", "part", "change", "told"), HOSTILE)
+def test_a_part_of_a_table_that_does_not_fit_is_named(
+    name: str, part: str, change: Any, told: str, folder: Path
+):
+    pair = own(name, folder)
+    keys, tensors = parts_of(pair.table)
+    of: dict[str, Any] = tensors if part in tensors else keys  # type: ignore[assignment]
+    of[part] = change(of[part]) if callable(change) else change
+    if change is None:
+        del of[part]
+    with pytest.raises(BundleError, match=rf'tokenizer.table: (key|tensor) "{part}": .*{told}'):
+        DecoderModel(pair.weights, tokenizer=write_table(keys, tensors))
+
+
+def test_more_names_than_ids_need_a_token_for_the_others(folder: Path):
+    pair = own("t5", folder)
+    keys, tensors = parts_of(pair.table)
+    keys |= {"vocab_size": int(keys["n_tokens"]) - 1, "unk_token_id": -1}
+    with pytest.raises(BundleError, match=r"unk_token_id.*expected a token for 1 unknown names"):
+        DecoderModel(pair.weights, tokenizer=write_table(keys, tensors))
+
+
+def test_a_tensor_that_no_step_needs_is_refused(folder: Path):
+    pair = own("t5", folder)
+    keys, tensors = parts_of(pair.table)
+    tensors["byte_ids"] = as_rows([0] * 256, "<u4")
+    with pytest.raises(BundleError, match=r'tensor "byte_ids".*found one more'):
+        DecoderModel(pair.weights, tokenizer=write_table(keys, tensors))
+
+
 def test_damaged_tables_never_crash():
     """Every header, key and tensor entry, and places within tensors; the hash is set right."""
     from hostile_weights import repair_hash
 
-    with open_bundle(DEFAULT) as bundle:
-        library, _ = open_tokenizers(bundle.manifest, bundle.read)
-        table = compile_tokenizer(library, {TOKENIZER: bytes(bundle.read(TOKENIZER))}, bundle.manifest)
-        weights = bytes(bundle.read("decoder.weights"))
+    table, weights = default().table, default().weights
     draw = np.random.default_rng(7)
     n_accepted = 0
     for i in range(300):
@@ -237,9 +380,7 @@ def test_damaged_tables_never_crash():
 def test_a_million_strings_have_the_same_tokens(folder: Path):
     counts = {}
     for name in ("default", *COMPILED):
-        if name != "default":
-            (folder / name).mkdir(exist_ok=True)
-        pair = default() if name == "default" else family(name, folder / name)
+        pair = default() if name == "default" else own(name, folder)
         n = 400_000 if name == "default" else 60_000
         assert [text for text in random_strings(n, seed=8) if pair.differ_on(text)] == []
         assert [text for text in strings(2000, seed=9) if pair.differ_on(text)] == []
