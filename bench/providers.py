@@ -11,7 +11,9 @@ its time, which says nothing about a device.
 import argparse
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +30,16 @@ from edge_s2s_export.factory.datasets import Row, read_rows
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 N_RESAMPLES = 10_000
+_GROWTH = """
+import gc, sys, edge_s2s
+sizes = []
+for load in range(50):
+    with edge_s2s.load(sys.argv[1], providers=[sys.argv[2]], context_cache=sys.argv[3]):
+        pass
+    gc.collect()
+    sizes.append(round(int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6, 1))
+print(f"\\nRSS {sizes[9]} {sizes[49]}")
+"""
 GREEDY = edge_s2s.GenerationOptions(num_beams=1)
 
 
@@ -72,6 +84,9 @@ def _measure(
             "cpu": _answers(cpu, sources, work / "cpu.jsonl"),
             name: _answers(model, sources, work / f"{name}.jsonl"),
         }
+    growth = [sys.executable, "-c", _GROWTH, str(bundle), name, str(contexts)]
+    printed = subprocess.run(growth, capture_output=True, text=True, check=True).stdout
+    sizes = re.findall(r"^RSS (\S+) (\S+)$", printed, flags=re.MULTILINE)[0]
     scorer = RougeScorer(ROUGES, use_stemmer=True)
     scores = {
         who: np.array(
@@ -92,6 +107,7 @@ def _measure(
         "device": device.description,
         "load_s": round(loads_s[0], 2),
         "load_from_contexts_s": round(loads_s[1], 2),
+        "rss_mb_after_loads": dict(zip(("10", "50"), map(float, sizes), strict=True)),
         "contexts_mb": round(sum(file.stat().st_size for file in contexts.glob("*")) / 1e6, 1),
         "encoder_ms_median": {
             who: round(float(np.median([answer["encoder_ms"] for answer in of_one])), 1)

@@ -312,11 +312,29 @@ def _path(name: str) -> Path:
 def _load(arguments: argparse.Namespace) -> Seq2SeqModel:
     if arguments.fallback is not None and arguments.provider is None:
         arguments.usage_error("--fallback is for --provider")
+    if arguments.provider is not None:
+        _keep_standard_output()
     return Seq2SeqModel(
         _path(arguments.bundle),
         num_threads=arguments.num_threads,
         providers=None if arguments.provider is None else [arguments.provider],
         fallback=arguments.fallback,
+    )
+
+
+def _keep_standard_output() -> None:
+    """Standard output is ours alone: what a provider's library prints there goes to standard error."""
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        return
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(
+        ours,
+        "w",
+        encoding=sys.stdout.encoding,
+        errors="backslashreplace",
+        buffering=1 if os.isatty(ours) else -1,
     )
 
 
