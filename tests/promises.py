@@ -49,6 +49,15 @@ def _cancels(report: Report) -> str:
     return "{n_cancels:,} cancels: 99 % within {p99_ms} ms".format(**report["cancels"])
 
 
+def _accelerators(report: Report) -> str:
+    parts = []
+    for name, found in report["providers"].items():
+        low, high = found["rouge"]["rougeL"]["change_95"]
+        parts.append(f"{name} {low:+.1f} to {high:+.1f}")
+    n_dialogues = min(found["dialogues"] for found in report["providers"].values())
+    return f"{n_dialogues} dialogues, change of ROUGE-L: {', '.join(parts)} (95 %)"
+
+
 def _growth(report: Report) -> str:
     counts = report["requests"]
     return f"{counts['n_requests']:,} requests: {counts['rss'] / 1024:,.0f} KiB more"
@@ -200,6 +209,11 @@ PROMISES = [
     ),
     Promise("A disk that fails while a bundle is opened is a typed error", "read_faults", _read_faults),
     Promise("From text to tokens, golden answers hold on 64-bit ARM (emulated)", "arm64_pipeline", _arm64),
+    Promise(
+        "The encoder runs whole on OpenVINO (CPU) and on Qualcomm's emulator, and no worse",
+        "npu",
+        _accelerators,
+    ),
     Promise("Threads share a model and get the answers of serial calls", "endurance", _threads),
     Promise(
         "A process that forks never hangs",

@@ -296,6 +296,28 @@ def test_a_folder_that_cannot_be_written_to_costs_only_time_unless_it_was_asked_
         edge_s2s.load(bundle, providers=[provider], context_cache=blocked)
 
 
+FORK = """
+import gc, os, sys, edge_s2s
+model = edge_s2s.load(sys.argv[1], providers=[sys.argv[2]], context_cache=sys.argv[3])
+[[before]] = model.generate(["Tom said hi."])
+if (child := os.fork()) == 0:
+    try:
+        model.generate(["Tom said hi."])
+    except RuntimeError as error:
+        del model
+        gc.collect()
+        os._exit(7 if "load it in this process" in str(error) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+[[after]] = model.generate(["Tom said hi."])
+assert after.token_ids == before.token_ids
+"""
+
+
+def test_a_forked_process_says_what_to_do_and_ends(static_bundle: Path, provider: str, tmp_path: Path):
+    run = [sys.executable, "-c", FORK, str(static_bundle), provider, str(tmp_path)]
+    subprocess.run(run, check=True, timeout=200)
+
+
 CYCLES = """
 import gc, sys, edge_s2s
 def rss():
