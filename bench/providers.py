@@ -84,7 +84,7 @@ def _measure(
             "cpu": _answers(cpu, sources, work / "cpu.jsonl"),
             name: _answers(model, sources, work / f"{name}.jsonl"),
         }
-    growth = [sys.executable, "-c", _GROWTH, str(bundle), name, str(contexts)]
+    growth = [sys.executable, "-P", "-c", _GROWTH, str(bundle), name, str(contexts)]
     printed = subprocess.run(growth, capture_output=True, text=True, check=True).stdout
     sizes = re.findall(r"^RSS (\S+) (\S+)$", printed, flags=re.MULTILINE)[0]
     scorer = RougeScorer(ROUGES, use_stemmer=True)
