@@ -29,6 +29,8 @@ from edge_s2s_export.tokenizer_table import (
     DIGITS,
     FUSE,
     NORMALIZE,
+    PREPEND,
+    READ_LETTERS,
     REPLACE,
     SPLIT,
     SPLIT_BEFORE,
@@ -352,6 +354,81 @@ def test_a_tensor_that_no_step_needs_is_refused(folder: Path):
     tensors["byte_ids"] = as_rows([0] * 256, "<u4")
     with pytest.raises(BundleError, match=r'tensor "byte_ids".*found one more'):
         DecoderModel(pair.weights, tokenizer=write_table(keys, tensors))
+
+
+def changed(pair: Pair, **others: npt.NDArray[np.int8]) -> DecoderModel:
+    """The core with a table in which these tensors are others."""
+    keys, tensors = parts_of(pair.table)
+    return DecoderModel(pair.weights, tokenizer=write_table(keys, tensors | others))
+
+
+def test_a_text_never_becomes_a_control_token_whatever_the_table_says(folder: Path):
+    """Its piece is spelled instead."""
+    pair = own("t5", folder)
+    tensors = parts_of(pair.table)[1]
+    kinds = tensors["kinds"].copy()
+    plain = pair.core.tokenize("the dog")
+    names, ends = bytes(tensors["names"]), np.frombuffer(bytes(tensors["name_ends"]), "<u4")
+    name_of = {i: names[ends[i - 1] if i else 0 : ends[i]] for i in set(plain)}
+    long = max(name_of, key=lambda i: len(name_of[i]) if not kinds[i] else 0)
+    assert len(name_of[long].decode()) > 1
+    kinds[long] |= 2
+    spelled = changed(pair, kinds=kinds).tokenize("the dog")
+    assert long not in spelled
+    assert len(spelled) > len(plain)
+
+
+# Units of SentencePiece's trie: a label, 0x100 if a rule ends there, and where its children lie << 10.
+UNITS = {
+    0: 0x100,
+    ord("q"): ord("q") | 0x100,  # a rule, with its replacement at 0x100 + "q"
+    ord("b"): ord("b") | ord("b") << 10,  # leads to itself
+    ord("c"): ord("c") | 0x1FFFFF << 10,  # leads beyond the trie
+}
+
+
+def charsmap(replacements: bytes) -> npt.NDArray[np.int8]:
+    units = np.zeros(128, "<u4")
+    units[[*UNITS]] = [*UNITS.values()]
+    data = np.array([units.nbytes], "<u4").tobytes() + units.tobytes() + replacements
+    return as_rows([*data], "u1")
+
+
+@pytest.mark.parametrize(
+    ("replacements", "becomes"),
+    [
+        (b"z\0", ""),  # it would lie beyond them
+        (b"z" * 0x180, ""),  # it has no end
+        (b"z" * (0x100 + ord("q")) + b"xy\0", "xy"),
+        (b"\0" * (0x100 + ord("q")) + b"x\x80\0", "x\ufffd"),
+    ],
+)
+def test_a_charsmap_that_leads_out_of_itself_changes_no_more_than_its_rule(
+    replacements: bytes, becomes: str, folder: Path
+):
+    pair = own("t5", folder)
+    core = changed(pair, charsmap=charsmap(replacements))
+    identity = changed(pair, charsmap=as_rows([0] * 4, "u1"))
+    for text in ("tqp", "b" * 100, "cc", "q", "p\u00e9q"):
+        assert core.tokenize(text) == identity.tokenize(text.replace("q", becomes))
+
+
+@pytest.mark.parametrize(
+    ("decoding", "expected"),
+    [
+        (steps(WRITE_BLANKS, 0, 1, 0, ord("d")), " the  og"),
+        (steps(WRITE_BLANKS, 1, 1, 0, ord(" ")), "the dog"),  # nothing for that of the first piece
+        (steps(STRIP_PIECE, 0, 1, 2, ord(" "), 0, 0), "thedog"),
+        (steps(FUSE, 0, 0, 0, STRIP_PIECE, 0, 1, 1, ord(" "), 0), "the dog"),
+        (steps(READ_LETTERS, 0, 0, 0), " the dog"),  # a blank is no letter of ByteLevel's
+        (steps(REPLACE, 0, 1, 1, *b" -", PREPEND, 0, 1, 0, ord(">")), ">-the-dog"),
+    ],
+)
+def test_the_steps_of_a_table_make_the_text(decoding: Any, expected: str, folder: Path):
+    pair = own("t5", folder)
+    core = changed(pair, decoding=decoding(None))
+    assert core.detokenize(pair.core.tokenize("the dog")[-4:]) == expected
+    assert core.detokenize([]) == ""
 
 
 def test_damaged_tables_never_crash():

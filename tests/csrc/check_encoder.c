@@ -141,7 +141,8 @@ static void arguments_are_checked(void) {
     REFUSES(ES2S_INVALID_ARGUMENT, "row + 1", es2s_session_encode(session, -1, ids, 5, -1, NULL, NULL));
     REFUSES(ES2S_CAPACITY, "row + 1", es2s_session_encode(session, 2, ids, 5, -1, NULL, NULL));
     REFUSES(ES2S_INVALID_ARGUMENT, "n: expected 1", es2s_session_encode(session, 0, ids, 0, -1, NULL, NULL));
-    REFUSES(ES2S_CAPACITY, "n: expected at most 20", es2s_session_encode(session, 0, ids, 21, -1, NULL, NULL));
+    REFUSES(ES2S_CAPACITY, "n: expected at most 20",
+            es2s_session_encode(session, 0, ids, 21, -1, NULL, NULL));
     ids[3] = VOCAB + 3; /* the last of the encoder's own table */
     SUCCEEDS(es2s_session_encode(session, 0, ids, 5, -1, NULL, NULL));
     ids[3] = VOCAB + 4;
@@ -227,6 +228,29 @@ static void an_encoder_that_does_not_fit_is_refused(void) {
     free_files(&f);
 }
 
+/* A key of a file, as an integer; the hash is set right. */
+static void set_key(uint8_t *file, size_t size, const char *name, int64_t value) {
+    memcpy(tiny_find_key(file, name) + 56, &value, sizeof value);
+    tiny_seal(file, size);
+}
+
+static void what_no_writer_writes_is_refused(void) {
+    files f = write_files(3);
+    set_key(f.decoder_file, f.decoder_size, "source_vocab_size", 0);
+    refused(&f, "key \"source_vocab_size\": expected no such key for its default, found 0");
+    free_files(&f);
+
+    f = write_files(2);
+    f.decoder.max_target_len = 65537; /* the table's rows; then the key, to what it may be */
+    f.decoder.position_table = true;
+    free(f.decoder_file);
+    f.decoder_file = tiny_weights(&f.decoder, &f.decoder_size);
+    set_key(f.decoder_file, f.decoder_size, "max_target_len", 24);
+    set_key(f.decoder_file, f.decoder_size, "generation.max_new_tokens", 24);
+    refused(&f, "tensor \"position_embedding.weight\": expected 65536 rows at most, found 65537");
+    free_files(&f);
+}
+
 static void a_cut_or_changed_file_never_crashes(void) {
     files f = write_files(0);
     const size_t size = f.encoder_size;
@@ -267,6 +291,7 @@ int main(int argc, char **argv) {
         {"arguments_are_checked", arguments_are_checked, 0},
         {"a_call_that_is_given_up_leaves_no_source", a_call_that_is_given_up_leaves_no_source, 0},
         {"an_encoder_that_does_not_fit_is_refused", an_encoder_that_does_not_fit_is_refused, 0},
+        {"what_no_writer_writes_is_refused", what_no_writer_writes_is_refused, 0},
         {"a_cut_or_changed_file_never_crashes", a_cut_or_changed_file_never_crashes, 0},
     };
     return check_main(argc, argv, tests, sizeof tests / sizeof *tests);

@@ -4,6 +4,7 @@
  * (CMakeLists.txt).
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "check_status.h"
@@ -124,10 +125,82 @@ static void every_refused_request_is_reported_and_leaks_nothing(void) {
     free(file);
 }
 
+/* The file at `path`, in *size_out bytes; free() it. */
+static uint8_t *read_file(const char *path, size_t *size_out) {
+    FILE *file = fopen(path, "rb");
+    uint8_t *data = malloc(1 << 17);
+    *size_out = file && data ? fread(data, 1, 1 << 17, file) : 0;
+    CHECK(file && *size_out > 64 && fclose(file) == 0);
+    return data;
+}
+
+static uint32_t number(const uint8_t *at) {
+    return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16;
+}
+
+/* Every step of every pipeline grows its text as it goes. */
+static void a_tokenizer_without_memory_says_so_and_works_again(void) {
+    static const char *const names[] = {"unigram", "byte_level", "byte_fallback"};
+    static const char text[] = "Tom's dog, 12 e\xCC\x81 \xE6\xBC\xA2\xF0\x9F\x91\x8B </s> <0x41>.";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[512], written[512];
+        int32_t ids[512];
+        size_t table_size, size, n, n_bytes;
+        snprintf(path, sizeof path, "%s/%s", TABLES, names[i]);
+        uint8_t *table = read_file(path, &table_size);
+        tiny_options o = tiny_defaults();
+        o.vocab_size = (int32_t)number(tiny_find_key(table, "vocab_size") + 56);
+        uint8_t *file = tiny_weights(&o, &size);
+        es2s_model_params params;
+        es2s_model_params_init(&params);
+        params.tokenizer = table;
+        params.tokenizer_size = number(table + 24); /* behind it is a text for the fuzzer */
+        es2s_model *model;
+        refuse(NEVER, 0);
+        SUCCEEDS(es2s_model_load_memory(file, size, &params, &model));
+        const int n_held = n_live();
+        refuse(NEVER, 0);
+        SUCCEEDS(es2s_model_tokenize(model, text, sizeof text - 1, ids, 512, &n));
+        const int n_encode = system_.n_requests;
+        SUCCEEDS(es2s_model_detokenize(model, ids, n, written, sizeof written, &n_bytes));
+        const int n_decode = system_.n_requests - n_encode;
+        CHECK(n_encode >= 4 && n_decode >= 2 && n <= 512 && n_bytes > 20);
+        for (int and_after = 0; and_after < 2; and_after++) {
+            int32_t other[512];
+            size_t n_other;
+            for (int k = 1; k <= n_encode; k++) {
+                check_case("%s: encode, request=%d and_after=%d", names[i], k, and_after);
+                refuse(k, and_after);
+                REFUSES(ES2S_OUT_OF_MEMORY, "encode: no memory",
+                        es2s_model_tokenize(model, text, sizeof text - 1, other, 512, &n_other));
+                CHECK(n_live() == n_held);
+            }
+            for (int k = 1; k <= n_decode; k++) {
+                check_case("%s: decode, request=%d and_after=%d", names[i], k, and_after);
+                refuse(k, and_after);
+                REFUSES(ES2S_OUT_OF_MEMORY, "decode: no memory",
+                        es2s_model_detokenize(model, ids, n, written, sizeof written, &n_bytes));
+                CHECK(n_live() == n_held);
+            }
+            refuse(NEVER, 0);
+            SUCCEEDS(es2s_model_tokenize(model, text, sizeof text - 1, other, 512, &n_other));
+            CHECK(n_other == n && memcmp(other, ids, n * sizeof *ids) == 0);
+            SUCCEEDS(es2s_model_detokenize(model, ids, n, written, 3, &n_bytes)); /* room for 3 of them */
+            CHECK(n_bytes > 20);
+        }
+        es2s_model_free(model);
+        CHECK(n_live() == 0);
+        free(file);
+        free(table);
+    }
+}
+
 int main(int argc, char **argv) {
     static const check_test tests[] = {
         {"every_refused_request_is_reported_and_leaks_nothing",
          every_refused_request_is_reported_and_leaks_nothing, 0},
+        {"a_tokenizer_without_memory_says_so_and_works_again",
+         a_tokenizer_without_memory_says_so_and_works_again, 0},
     };
     return check_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }
