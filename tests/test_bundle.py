@@ -118,6 +118,21 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc, which Linux has")
+def test_a_file_that_there_is_no_room_to_map_is_a_memory_error(tmp_path):
+    path = tmp_path / "sparse.es2s"
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 28), limits[1]))
+    try:
+        with pytest.raises(MemoryError, match=r"sparse\.es2s: Cannot allocate memory"):
+            open_bundle(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 def test_an_existing_bundle_is_kept_unless_replace_is_set(path):
     write_bundle(path, MANIFEST, FILES)
     newer = dataclasses.replace(MANIFEST, version="2.0.0")
