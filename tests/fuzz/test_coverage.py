@@ -1,6 +1,7 @@
 """Nearly every line and branch of the readers is run by their tests and the inputs that are kept."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,13 +11,32 @@ from c_builds import ROOT, find_tool, run
 
 FOLDER = ROOT / "build" / "coverage"
 MIN_LINES, MIN_BRANCHES = 95.0, 90.0  # percent, of each file
-C_FILES = ("weights_file.c", "sha256.c", "model.c")
-C_CHECKS = ("check_weights_file", "check_session", "check_encoder", "check_out_of_memory")
+C_FILES = (
+    "weights_file.c",
+    "sha256.c",
+    "loader.c",
+    "model.c",
+    "encoder_weights.c",
+    "bundle_file.c",
+    "tokenizer.c",
+    "tokenizer_steps.c",
+    "unicode_table.c",
+)
+C_CHECKS = (
+    "check_weights_file",
+    "check_bundle_file",
+    "check_session",
+    "check_encoder",
+    "check_out_of_memory",
+)
+C_FLAGS = "-fprofile-instr-generate -fcoverage-mapping"
+OPTIMIZE = "-O1"
 READERS = (
     "stored_zip",
     "strict_json",
     "manifest",
     "weights",
+    "encoder_weights",
     "onnx_graph",
     "charsmap",
     "bundle",
@@ -25,9 +45,11 @@ READERS = (
 # The part of tokenizer.py that reads a file; the rest makes ids and texts.
 TOKENIZER_LOADER = ("Tokenizer.__init__", "_check_components", "_parts", "_check_part", "_growth")
 TESTS = [f"tests/test_{name}.py" for name in READERS] + [
+    "tests/test_native_encoder.py",
     "tests/attacks/test_attacks.py",
     "tests/fuzz/test_readers.py",
 ]
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}")
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(3600)]
 
@@ -43,21 +65,44 @@ def keep(figures: dict[str, dict[str, float]]) -> None:
         assert of["branches"] >= MIN_BRANCHES, name
 
 
-def test_the_reader_in_c():
+def core_for_python(clang: str) -> Path:
+    """A folder for PYTHONPATH with an edge_s2s whose core counts what it runs."""
+    folder = FOLDER / "site"
+    shutil.rmtree(folder, ignore_errors=True)
+    # Release would be stripped; with other assertions than the checks, its functions would count apart.
+    definitions = {
+        "CMAKE_C_COMPILER": clang,
+        "CMAKE_C_FLAGS": C_FLAGS,
+        "CMAKE_C_FLAGS_RELWITHDEBINFO": OPTIMIZE,
+    }
+    options = ["cmake.build-type=RelWithDebInfo", f"build-dir={FOLDER / 'python'}"]
+    options += [f"cmake.define.{name}={value}" for name, value in definitions.items()]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation"]
+    run(*pip, *(argument for option in options for argument in ("-C", option)), "--target", folder, ROOT)
+    return folder
+
+
+def test_the_readers_in_c():
+    """By their checks; those of the tokenizer's file by the tests that compare it, which are in Python."""
     cmake, ninja, clang = find_tool("cmake"), find_tool("ninja"), find_tool("clang")
     cov, profdata = find_tool("llvm-cov"), find_tool("llvm-profdata")
     options = [f"-DCMAKE_C_COMPILER={clang}", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DES2S_BUILD_TESTS=ON"]
-    options += ["-DCMAKE_C_FLAGS=-fprofile-instr-generate -fcoverage-mapping", "-DCMAKE_C_FLAGS_RELEASE=-O1"]
+    options += [f"-DCMAKE_C_FLAGS={C_FLAGS}", f"-DCMAKE_C_FLAGS_RELEASE={OPTIMIZE}"]
     run(cmake, "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options)
     run(cmake, "--build", FOLDER, "--target", *C_CHECKS)
     programs = [FOLDER / "tests" / "csrc" / check for check in C_CHECKS]
     for program in programs:
         run(program, LLVM_PROFILE_FILE=f"{program}.profraw")
+    site = core_for_python(clang)
+    [module] = (site / "edge_s2s").glob("_core*.so")
+    variables = {"LLVM_PROFILE_FILE": f"{module}.profraw", "PYTHONPATH": str(site)}
+    run(*PYTEST, ROOT / "tests" / "test_native_tokenizer.py", **variables)
+    objects = [*programs, module]
     merged = FOLDER / "merged.profdata"
-    run(profdata, "merge", "-o", merged, *(f"{program}.profraw" for program in programs))
-    objects = [programs[0], *(argument for program in programs[1:] for argument in ("-object", program))]
+    run(profdata, "merge", "-o", merged, *(f"{path}.profraw" for path in objects))
+    arguments = [objects[0], *(argument for path in objects[1:] for argument in ("-object", path))]
     sources = [ROOT / "csrc" / name for name in C_FILES]
-    report = json.loads(run(cov, "export", "-summary-only", f"-instr-profile={merged}", *objects, *sources))
+    report = json.loads(run(cov, "export", "-summary-only", f"-instr-profile={merged}", *arguments, *sources))
     files = {Path(file["filename"]).name: file["summary"] for file in report["data"][0]["files"]}
     keep(
         {
@@ -85,8 +130,8 @@ def test_the_readers_in_python(tmp_path: Path):
     data, report = f"--data-file={tmp_path / 'data'}", tmp_path / "report.json"
     files = ",".join(f"*/edge_s2s/{name}.py" for name in READERS)
     measure = [sys.executable, "-m", "coverage"]
-    pytest_ = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
-    run(*measure, "run", "--branch", data, f"--include={files}", *pytest_, *(ROOT / test for test in TESTS))
+    tests = [*PYTEST[1:], *(ROOT / test for test in TESTS)]
+    run(*measure, "run", "--branch", data, f"--include={files}", *tests)
     run(*measure, "json", data, "-o", report)
     measured = {Path(name).stem: file for name, file in json.loads(report.read_text())["files"].items()}
     assert measured.keys() == {*READERS}
