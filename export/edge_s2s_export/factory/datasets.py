@@ -4,10 +4,12 @@ A set is a folder with `train.jsonl.zst` and `valid.jsonl.zst`. A row has `sourc
 several references; a `query`, if there is one, stands before the source. The set `examples` needs no file.
 """
 
+import hashlib
 import io
 import json
+import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -140,8 +142,11 @@ def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
             for target in row.targets
             if passes(data, row.source, target)
         ]
+        given = [*kept]
         if data.swap:
-            kept += [Pair(*(swapped(text, data.swap) for text in pair)) for pair in kept]
+            kept += [Pair(*(swapped(text, data.swap) for text in pair)) for pair in given]
+        if data.speakers:
+            kept += [named(pair, data.speakers, data.names) for pair in given]
         if not kept:
             raise ExportError(
                 f"data set {data.name}: expected pairs to train on, found none of {len(rows)} that pass"
@@ -172,9 +177,19 @@ def passes(data: DataSet, source: str, target: str) -> bool:
 
 def swapped(text: str, names: Sequence[str]) -> str:
     """The text with the next of `names` for each, and the first for the last."""
-    following = dict(zip(names, [*names[1:], *names[:1]], strict=True))
-    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
-    return re.sub("|".join(longest_first), lambda match: following[match[0]], text)
+    return _replaced(text, dict(zip(names, [*names[1:], *names[:1]], strict=True)))
+
+
+def named(pair: Pair, speakers: Sequence[str], names: Sequence[str]) -> Pair:
+    """The pair with another one of `names` for each speaker, the same for the same pair each time."""
+    seed = int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:8])
+    chosen = random.Random(seed).sample(names, len(speakers))
+    return Pair(*(_replaced(text, dict(zip(speakers, chosen, strict=True))) for text in pair))
+
+
+def _replaced(text: str, by: Mapping[str, str]) -> str:
+    longest_first = sorted(map(re.escape, by), key=len, reverse=True)
+    return re.sub("|".join(longest_first), lambda match: by[match[0]], text)
 
 
 def _without_overlap(rows: list[Row], listed: Path) -> list[Row]:

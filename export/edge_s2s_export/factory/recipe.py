@@ -39,6 +39,8 @@ class DataSet:
     max_rows: int = 0  # of training pairs; 0: all
     repeat: int = 1  # how often an epoch has each pair; 0: never, the set is there to measure on
     swap: tuple[str, ...] = ()  # names such as speakers': each pair comes with the next name for each, too
+    speakers: tuple[str, ...] = ()  # names that stand for anybody: each pair comes with `names` for them, too
+    names: tuple[str, ...] = ()
     max_valid_rows: int = 0  # 0: all
 
 
@@ -205,6 +207,12 @@ def _check(recipe: Recipe, where: str) -> None:
             f"{where}: tokenizer.folder: expected {teacher.init!r} or another folder with the tokenizer that"
             " teacher.init was trained with; a new tokenizer would not fit"
         )
+    for i, data in enumerate(recipe.data):
+        if data.speakers and len(data.names) < len(data.speakers):
+            raise ExportError(
+                f"{where}: data[{i}].names: expected a name for each of {len(data.speakers)} speakers, found"
+                f" {len(data.names)}"
+            )
     if recipe.pseudo_labels and not recipe.student:
         raise ExportError(f"{where}: pseudo_labels: expected a student to train on them, found none")
     if recipe.pretraining and (teacher.init or not recipe.tokenizer.n_extra_ids):

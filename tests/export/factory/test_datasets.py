@@ -149,3 +149,15 @@ def test_a_set_that_never_repeats_is_only_measured_on(tmp_path: Path):
     recipe = recipe_of('name = "a"', 'name = "b"\nrepeat = 0')
     assert [pair.source for pair in train_pairs(recipe, tmp_path)] == ["text of a"]
     assert [row.id for row in valid_rows(recipe, tmp_path)] == ["a", "b"]
+
+
+def test_named_pairs_have_a_name_of_its_own_for_each_speaker(tmp_path: Path):
+    write_set(tmp_path, train=[{"id": "1", "source": "#1#: hi\n#2#: oh, #1#", "target": "#1# greets #2#."}])
+    recipe = recipe_of('name = "a"\nspeakers = ["#1#", "#2#"]\nnames = ["Ana", "Ben", "Li"]')
+    given, renamed = train_pairs(recipe, tmp_path)
+    first, greets, second = renamed.target.removesuffix(".").split()
+    assert greets == "greets"
+    assert first != second
+    assert {first, second} <= {"Ana", "Ben", "Li"}
+    assert renamed.source == f"{first}: hi\n{second}: oh, {first}"
+    assert train_pairs(recipe, tmp_path) == [given, renamed]
