@@ -1,8 +1,9 @@
 """What the golden cases of the default bundle become on the CPU that runs this: a program, not a test.
 
-    python golden_answers.py OUT.npz
+    python golden_answers.py OUT.npz [N]
 
-writes the encoder's keys and values of case i as array `i`, and prints the rest as one line of JSON.
+takes the N shortest cases, or all, writes the encoder's keys and values of case i as array `i`, and prints
+the rest as one line of JSON.
 """
 
 import json
@@ -16,15 +17,15 @@ import edge_s2s
 from edge_s2s.bundle import open_bundle
 
 
-def main(out: str) -> None:
+def main(out: str, n: int | None = None) -> None:
     path = edge_s2s.default_bundle_path()
     cross_kv, found, isas = [], [], set()
     with open_bundle(path) as bundle, edge_s2s.load(path, num_threads=1) as model:
-        cases = bundle.golden()
+        cases = sorted(bundle.golden(), key=lambda case: len(case.input_ids))[:n]
         for case in cases:
             embeds = model._parts.decoder.embed(case.input_ids)
             cross_kv.append(model._parts.encoder.run(embeds).cross_kv)
-            options = edge_s2s.GenerationOptions(max_new_tokens=len(case.token_ids))
+            options = edge_s2s.GenerationOptions(num_beams=1, max_new_tokens=len(case.token_ids))
             [[generation]] = model.generate([case.text], options)
             found.append(generation.token_ids)
             isas.add(generation.stats.isa)
@@ -40,4 +41,4 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,8 +1,8 @@
-"""What int8 costs the default bundle, on all 500 valid rows of DialogSum.
+"""How good the default bundle is, and what int8 costs it, on all 500 valid rows of DialogSum.
 
+ROUGE (rouge-score, F, stemmer) of summaries with the bundle's own settings, against what its model card says.
 Teacher forcing over the reference summaries: the best next token, transformers in float32 against ours.
-ROUGE-2 (rouge-score, F, stemmer) of greedy summaries with the defaults, 64 tokens at most as in the
-checkpoint's README, and a paired bootstrap over documents of the change from float32 to int8.
+ROUGE-2 of summaries, and a paired bootstrap over documents of the change from float32 to int8.
 """
 
 import dataclasses
@@ -21,20 +21,22 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import edge_s2s
-from edge_s2s.generation import GenerationOptions
+from edge_s2s.bundle import open_bundle
+from edge_s2s_export.factory.evaluation import faithfulness
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("EDGE_S2S_DATA", ROOT / "../shared/data")) / "dialogsum" / "valid.jsonl.zst"
-CHECKPOINT = Path(os.environ.get("EDGE_S2S_CHECKPOINTS", ROOT / "../shared/checkpoints")) / "default"
+CHECKPOINT = ROOT / "export" / "checkpoints" / "dialogue-summary-en"
 DEFAULT = edge_s2s.default_bundle_path()
 
-FLOAT_ROUGE_2 = 7.83  # README of the checkpoint
+LEAST = {"rouge1": 38.0, "rouge2": 12.0, "rougeL": 31.0}
+SETTINGS = ("num_beams", "no_repeat_ngram_size", "max_new_tokens")
 N_RESAMPLES = 10_000
 BATCH = 25
 
 pytestmark = [
     pytest.mark.skipif(not DATA.exists(), reason="DialogSum is not there (EDGE_S2S_DATA)"),
-    pytest.mark.skipif(not CHECKPOINT.exists(), reason="the checkpoint is not there (EDGE_S2S_CHECKPOINTS)"),
+    pytest.mark.skipif(not CHECKPOINT.exists(), reason="the checkpoint is not there"),
     pytest.mark.skipif(not DEFAULT.exists(), reason="installed without the default bundle"),
 ]
 
@@ -67,7 +69,8 @@ def rows(model) -> list[Row]:
     """All documents with what float32 does, in batches of similar length."""
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     hf = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
-    prefix = model.manifest.prefix
+    prefix, defaults = model.manifest.prefix, model.manifest.generation
+    settings = {name: getattr(defaults, name) for name in SETTINGS}
     documents = read_documents()
     rows = [
         Row(
@@ -85,19 +88,19 @@ def rows(model) -> list[Row]:
     torch.set_num_threads(1)  # two threads on batches of their own never wait for each other, as OpenMP's do
     with ThreadPoolExecutor(2) as pool:
         batches = [by_length[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        list(pool.map(lambda batch: run_float32(hf, tokenizer, batch), batches))
+        list(pool.map(lambda batch: run_float32(hf, tokenizer, batch, settings), batches))
     torch.set_num_threads(n_threads)
     return rows
 
 
-def run_float32(hf, tokenizer, batch: list[Row]) -> None:
+def run_float32(hf, tokenizer, batch: list[Row], settings: dict[str, int]) -> None:
     source = padded([row.input_ids for row in batch])
     mask = padded([[1] * len(row.input_ids) for row in batch])
     decoder_ids = padded([[0, *row.target_ids[:-1]] for row in batch])
     with torch.inference_mode():
         encoded = hf.get_encoder()(source, attention_mask=mask)
         logits = hf(encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=decoder_ids).logits
-        generated = hf.generate(encoder_outputs=encoded, attention_mask=mask, max_new_tokens=64)
+        generated = hf.generate(encoder_outputs=encoded, attention_mask=mask, **settings)
     for row, best, tokens in zip(batch, logits.argmax(-1).numpy(), generated, strict=True):
         row.float_best = best[: len(row.target_ids)]
         row.float_summary = tokenizer.decode(tokens, skip_special_tokens=True)
@@ -107,11 +110,11 @@ def padded(sequences: list[list[int]]) -> torch.Tensor:
     return pad_sequence([torch.tensor(sequence) for sequence in sequences], batch_first=True)
 
 
-def rouge_2(rows: list[Row], summaries: list[str]) -> np.ndarray:
-    """F x 100 of each row."""
-    scorer = RougeScorer(["rouge2"], use_stemmer=True)
-    scores = [scorer.score(r.target, s)["rouge2"].fmeasure for r, s in zip(rows, summaries, strict=True)]
-    return 100 * np.array(scores)
+def rouge(rows: list[Row], summaries: list[str]) -> dict[str, np.ndarray]:
+    """F x 100 of each row, by metric."""
+    scorer = RougeScorer([*LEAST], use_stemmer=True)
+    scores = [scorer.score(row.target, text) for row, text in zip(rows, summaries, strict=True)]
+    return {name: 100 * np.array([score[name].fmeasure for score in scores]) for name in LEAST}
 
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
@@ -130,6 +133,35 @@ def report(name: str, numbers: dict[str, float]) -> None:
     path.write_text(json.dumps(document | {name: numbers}, indent=1, sort_keys=True) + "\n")
 
 
+@pytest.fixture(scope="module")
+def summaries(model, rows: list[Row]) -> list[str]:
+    """With the bundle's own settings."""
+    return [best.text for [best] in model.generate([row.source for row in rows])]
+
+
+def test_summaries_are_as_good_as_the_model_card_says(rows: list[Row], summaries: list[str]):
+    """ONNX Runtime rounds otherwise on another CPU: that changes some summaries, and the mean by little."""
+    found = {name: float(scores.mean()) for name, scores in rouge(rows, summaries).items()}
+    report("summaries", found)
+    with open_bundle(DEFAULT) as bundle:
+        measured = json.loads(bytes(bundle.read("eval.json")))["task"]
+    assert measured["refused"] == []
+    said = measured["sets"]["dialogsum"]["systems"]["int8"]
+    for name, least in LEAST.items():
+        assert found[name] == pytest.approx(said[name][0], abs=0.4)
+        assert said[name][0] >= least
+
+
+def test_summaries_say_what_their_sources_do(rows: list[Row], summaries: list[str]):
+    sources = [row.source for row in rows]
+    ours = faithfulness(sources, summaries)
+    theirs = faithfulness(sources, [row.target for row in rows])
+    assert ours.loops == 0
+    assert ours.unsupported_names <= 0.03
+    assert ours.unsupported_numbers <= 0.03
+    assert ours.names_per_output >= 0.8 * theirs.names_per_output
+
+
 def test_the_best_token_under_teacher_forcing_is_float32s(model, rows: list[Row]):
     parts, agreed = model._parts, []
     for row in rows:
@@ -145,10 +177,9 @@ def test_the_best_token_under_teacher_forcing_is_float32s(model, rows: list[Row]
     assert steps.mean() >= 0.975
 
 
-def test_rouge_2_is_that_of_float32_within_half_a_point(model, rows: list[Row]):
-    generations = model.generate([row.source for row in rows], GenerationOptions(max_new_tokens=64))
-    int8 = rouge_2(rows, [generation.text for [generation] in generations])
-    float32 = rouge_2(rows, [row.float_summary for row in rows])
+def test_rouge_2_is_that_of_float32_within_half_a_point(rows: list[Row], summaries: list[str]):
+    int8 = rouge(rows, summaries)["rouge2"]
+    float32 = rouge(rows, [row.float_summary for row in rows])["rouge2"]
     low, high = bootstrap_interval(int8 - float32)
     numbers = {
         "rouge_2_float32": float(float32.mean()),
@@ -161,5 +192,4 @@ def test_rouge_2_is_that_of_float32_within_half_a_point(model, rows: list[Row]):
     }
     report("rouge", numbers)
     assert len(rows) == 500
-    assert float32.mean() == pytest.approx(FLOAT_ROUGE_2, abs=0.05)  # this test measures what the README did
-    assert int8.mean() >= FLOAT_ROUGE_2 - 0.5
+    assert int8.mean() >= float32.mean() - 0.5

@@ -55,7 +55,7 @@ def test_tokens_of_stored_sources_do_not_depend_on(bundle: Bundle, isa: str, num
     decoder = DecoderModel(bundle.read("decoder.weights"), isa=isa, num_threads=num_threads)
     assert (decoder.isa, decoder.num_threads) == (isa, num_threads)
     expected = golden()["tokens"]
-    params = dataclasses.replace(bundle.manifest.generation, max_new_tokens=expected.shape[1])
+    params = dataclasses.replace(bundle.manifest.generation, num_beams=1, max_new_tokens=expected.shape[1])
     for cross_kv, tokens in zip(stored_cross_kv(decoder.dims), expected, strict=True):
         with decoder.session(1, 1, cross_kv.shape[3], params.max_new_tokens) as session:
             session.set_source(0, cross_kv)
@@ -75,7 +75,7 @@ def test_a_row_has_the_same_bits_alone_in_a_beam_of_4_and_in_a_batch_of_8(
 ):
     decoder = DecoderModel(bundle.read("decoder.weights"), isa=isa, num_threads=num_threads)
     scalar = DecoderModel(bundle.read("decoder.weights"), isa="scalar")
-    sources = sorted(stored_cross_kv(decoder.dims), key=lambda kv: kv.shape[3])[::26][:8]
+    sources = sorted(stored_cross_kv(decoder.dims), key=lambda kv: kv.shape[3])[::25][:8]
     assert len({kv.shape[3] for kv in sources}) >= 4, "batches are to be unequal"
     n_steps, longest = 12, max(kv.shape[3] for kv in sources)
     rng = np.random.default_rng(0)

@@ -41,7 +41,7 @@ def bundle(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model with a native encoder."""
     if not CHECKPOINT.exists():
-        pytest.skip("the checkpoint is not there (EDGE_S2S_CHECKPOINTS)")
+        pytest.skip("the checkpoint is not there")
     path = tmp_path_factory.mktemp("native") / "default.es2s"
     convert(CHECKPOINT, path, name="default", prefix="summarize dialogue: ", encoder="native")
     return path

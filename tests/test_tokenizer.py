@@ -1,7 +1,6 @@
 """Text to ids and back: as transformers does it, control tokens as plain text, listed components only."""
 
 import json
-import os
 import random
 import sys
 import time
@@ -21,10 +20,7 @@ from edge_s2s.tokenizer import TextStream, Tokenizer
 from edge_s2s_export.probe_texts import probe_texts
 from tiny_folders import tiny_tokenizer
 
-CHECKPOINTS = Path(
-    os.environ.get("EDGE_S2S_CHECKPOINTS", Path(__file__).parents[2] / "shared" / "checkpoints")
-)
-DEFAULT = CHECKPOINTS / "default" / "tokenizer.json"
+DEFAULT = Path(__file__).parents[1] / "export" / "checkpoints" / "dialogue-summary-en" / "tokenizer.json"
 PREFIX = "summarize dialogue: "
 SENTENCES = probe_texts(50)
 
@@ -139,7 +135,7 @@ def test_special_tokens_in_a_text_are_plain_text(data: bytes):
 def test_the_default_tokenizer_gives_special_strings_back_letter_by_letter():
     tokenizer = make(default())
     specials = HfTokenizer.from_str(default().decode()).get_added_tokens_decoder().values()
-    assert len(specials) > 100
+    assert len(specials) > 10
     for content in (token.content for token in specials):
         assert tokenizer.decode(tokenizer.encode(f"see {content} here")) == f"see {content} here"
 

@@ -69,6 +69,8 @@ def build(
             raise GateError(f"{recipe.name} is refused, see {report / 'report.md'}: {'; '.join(refused)}")
         path = work / f"{recipe.name}.es2s" if out is None else out
         extensions = {**measured["extensions"], **chain.drift_reference().to_extension()}
+        if recipe.checks:
+            extensions["checks"] = [*recipe.checks]
         _write_measured_bundle(chain.bundle("int8") / BUNDLE, report, extensions, path)
     return Built(path, report / "report.md", hashlib.sha256(path.read_bytes()).hexdigest())
 
@@ -339,6 +341,7 @@ class Chain:
         dtype: Dtype = "int8" if system == "int8" else "float32"
         lines = [DATA[data.name].licence for data in recipe.data if data.name in DATA]
         lines += licences(recipe.pretraining.texts) if recipe.pretraining else []
+        lines += recipe.teacher.data
         facts: dict[str, Any] = {
             "name": recipe.name,
             "model_version": recipe.version,

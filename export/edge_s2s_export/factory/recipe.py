@@ -79,6 +79,7 @@ class Teacher:
 
     network: Network | None = None
     init: str = ""  # a Hugging Face folder or hub id
+    data: tuple[str, ...] = ()  # what else `init` was trained on, with licences, for the bundle's manifest
     training: TrainingOptions | None = None
 
 
@@ -142,6 +143,7 @@ class Recipe:
     pretraining: Pretraining | None = None
     pseudo_labels: PseudoLabels | None = None
     generation: Generation = Generation()
+    checks: tuple[Literal["loops", "numbers", "names"], ...] = ()  # of summaries; () leaves it to the runtime
     smooth_quant: float = 0.0  # alpha of SmoothQuant, such as 0.5; 0: weights stay as they are
 
     @property

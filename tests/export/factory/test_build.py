@@ -156,6 +156,16 @@ def test_other_settings_of_generation_train_nothing_again(built: Built, work: Pa
     assert [path.name for path in bundle.iterdir()] == ["model.es2s"]
 
 
+def test_the_bundle_says_which_checks_its_summaries_need(
+    built: Built, work: Path, tmp_path: Path, quiet: Display
+):
+    recipe = dataclasses.replace(load_recipe("tiny"), checks=("loops", "names"))
+    made = build(recipe, data=NO_DATA, work=work, out=tmp_path / "checked.es2s", display=quiet)
+    with open_bundle(made.bundle) as bundle, open_bundle(built.bundle) as plain:
+        assert bundle.manifest.extensions == {**plain.manifest.extensions, "checks": ["loops", "names"]}
+        assert bundle.manifest.files == plain.manifest.files
+
+
 def test_without_a_student_the_teacher_becomes_the_bundle(built: Built, work: Path, quiet: Display):
     recipe = dataclasses.replace(load_recipe("tiny"), student=None, pseudo_labels=None)
     made = chain(recipe, work, quiet)

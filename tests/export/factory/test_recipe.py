@@ -59,7 +59,7 @@ def test_every_shipped_recipe_is_valid(name: str):
         ("training = { steps = 5 }", "", "teacher.training: expected it"),
         ("[student]\nnetwork = { d_model = 128, num_layers = 2 }\ntraining = { steps = 4, dropout = 0 }",
          "[pseudo_labels]", "pseudo_labels: expected a student"),
-        ("name = \"a\"", "name = \"a\"\nspeakers = [\"A\", \"B\"]\nnames = [\"C\"]", "data[0].names: expected a name for each"),
+        ('name = "a"', 'name = "a"\nspeakers = ["A", "B"]\nnames = ["C"]', "data[0].names: expected a name"),
         ("[teacher]", '[pretraining]\ntexts = ["a"]\ntraining.steps = 1\n[teacher]', "n_extra_ids of at"),
     ],
 )  # fmt: skip
