@@ -4,6 +4,7 @@ python -m bench run --checkpoint FOLDER            everything, interleaved, into
 python -m bench run --startup-only                 only what needs no checkpoint and no peer
 python -m bench report                             tables of the newest result of each machine
 python -m bench compare OLD.json NEW.json          two results side by side
+python -m bench hybrid --data FOLDER               which answers the cloud should give, and what that brings
 """
 
 import argparse
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, startup
+from bench import ROOT, hybrid, startup
 
 PEERS = ("edge_s2s", "ctranslate2", "optimum", "transformers")
 RESULTS = ROOT / "bench" / "results"
@@ -293,6 +294,9 @@ def main() -> int:
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
     compare.set_defaults(command=command_compare)
+    with_cloud = commands.add_parser("hybrid", help="which answers the cloud should give")
+    hybrid.add_arguments(with_cloud)
+    with_cloud.set_defaults(command=lambda args: hybrid.run(args, machine()))
     args = parser.parse_args()
     if args.command is command_run and not args.startup_only:
         if args.checkpoint is None:

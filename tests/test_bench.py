@@ -1,16 +1,25 @@
 """The benchmark runs and its tables hold what was measured; no figure is judged here."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edge_s2s
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # behind the installed packages, which edge_s2s/ would hide
+
+from bench import deferral, hybrid  # noqa: E402
+
+needs_default_bundle = pytest.mark.skipif(
+    not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
+)
 
 
 def bench(*arguments: str | Path) -> str:
@@ -21,9 +30,7 @@ def bench(*arguments: str | Path) -> str:
     return run.stdout
 
 
-@pytest.mark.skipif(
-    not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
-)
+@needs_default_bundle
 @pytest.mark.skipif(
     not (Path(sys.executable).parent / "edge-s2s").exists(), reason="the edge-s2s command is not installed"
 )
@@ -41,3 +48,79 @@ def test_start_up_is_measured_reported_and_compared(tmp_path: Path):
         assert figure["median"] > 0
         assert f"| {name} | 1 | {figure['median']:.3f} |" in report
     assert bench("compare", out, out).count(" 1.000\n") == len(measured)
+
+
+def test_curves_are_means_over_what_is_sent():
+    draw = np.random.default_rng(0)
+    order, local, cloud = draw.random((3, 40)) * 100
+    found = deferral.curve(order, local, cloud)
+    for percent, mean in zip(deferral.PERCENTS, found, strict=True):
+        limit = np.sort(order)[: 40 * percent // 100].max(initial=-1)
+        assert mean == pytest.approx(np.where(order <= limit, cloud, local).mean())
+
+
+def test_the_random_line_is_the_mean_over_all_orders():
+    local, cloud = np.array([10.0, 20, 60, 40, 30]), np.array([90.0, 20, 50, 70, 100])
+    orders = itertools.permutations(range(5))
+    curves = [deferral.curve(np.array(order, float), local, cloud) for order in orders]
+    at = [deferral.PERCENTS.index(percent) for percent in (0, 20, 40, 60, 80, 100)]
+    np.testing.assert_allclose(np.mean(curves, 0)[at], deferral.random_line(local, cloud)[at])
+
+
+def test_the_oracle_has_all_of_its_gain_and_no_other_order_more():
+    draw = np.random.default_rng(1)
+    local, cloud = draw.random((2, 50)) * 100
+    assert deferral.share_of_oracle(local - cloud, local, cloud) == pytest.approx(1)
+    others = [deferral.share_of_oracle(draw.random(50), local, cloud) for _ in range(200)]
+    assert max(others) < 1
+    assert abs(np.mean(others)) < 0.1
+    assert deferral.share_of_oracle(cloud - local, local, cloud) < -0.5
+
+
+@needs_default_bundle
+def test_hybrid_judges_a_bundle_beside_the_references_and_a_teacher_and_goes_on_after_a_kill(tmp_path: Path):
+    times, names = ("six", "seven", "eight", "nine", "ten"), ("Ann", "Bob")
+    for name in hybrid.SETS:
+        rows = [
+            {
+                "id": f"{name}-{time}-{who}",
+                "source": f"#Person1#: {who}, shall we talk about {name} at {time}?\n#Person2#: At {time}.",
+                "target": f"{who} talks about {name} at {time}.",
+            }
+            for time in times
+            for who in names
+        ]
+        (tmp_path / name).mkdir()
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name / "valid.jsonl").write_text(lines, encoding="utf-8")
+    out, work = tmp_path / "report.json", tmp_path / "work"
+    given = ["hybrid", "--data", tmp_path, "--work", work, "--out", out, "--requests", "6"]
+    bench(*given, "--rows", "45")
+    [kept] = work.iterdir()
+    answered = kept.read_bytes()
+    kept.write_bytes(answered[:-9])
+    printed = bench(*given, "--teacher", edge_s2s.default_bundle_path())
+    assert kept.read_bytes().startswith(answered[: answered.rindex(b"\n", 0, -1) + 1])
+    assert len(kept.read_bytes().splitlines()) == 50
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert hybrid.tables(report) in printed
+    assert out.with_suffix(".svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert report["rows"] == dict.fromkeys(sorted(hybrid.SETS, key=[*report["rows"]].index), 10)
+    references, teacher = report["clouds"]["references"], report["clouds"]["teacher"]
+    for values in references["curves"].values():
+        assert values[0] == pytest.approx(report["device"]["rougeL"]["mix"], rel=1e-3)
+        assert values[-1] == 100
+    assert teacher["delta"] == 0, "the teacher is the bundle itself"
+    methods = report["confidence"]["methods"]
+    assert methods["oracle"]["mix"] == [1, 1, 1]
+    assert {*methods} == {*hybrid.METHODS.values()}
+    requests = report["requests"]
+    assert requests["requests"] == 6
+    assert requests["cloud"] == "teacher"
+    assert requests["cloud_failed"] < 1
+    assert requests["costs"]["cpu_s_mean"] > 0
+
+
+def test_the_documents_have_the_tables_of_the_report():
+    readme = hybrid.README.read_text(encoding="utf-8")
+    assert hybrid.with_tables(readme) == readme, "run python -m bench hybrid"

@@ -2,8 +2,8 @@
 
 An answer is good if its score is at least the median of all. A logistic regression over `confidence.FEATURES`
 is fitted to four fifths of the rows and asked about the last fifth, in turn, so that no row judges itself;
-Platt's two numbers are fitted to these answers. Reported against the mean log-probability, a regression over
-lengths and the data set alone, and chance.
+Platt's two numbers are fitted to these answers. Reported against the mean log-probability, regressions over
+lengths alone and over lengths and the data set, which a device is never told, and chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +42,7 @@ class Confidence:
     methods: Mapping[str, Method]
     ece: float  # mean difference of P(good) and the share of good answers, over `N_BINS`
     coverage: Mapping[str, list[float]]  # method -> risk at coverage 5 %, 10 %, ..., 100 %
+    orders: Mapping[str, Floats]  # method -> [n], the higher, the better it holds an answer for
 
 
 def calibrate(
@@ -81,6 +82,7 @@ def calibrate(
     orders = {
         "learned": logits,
         "mean log-probability": columns[:, FEATURES.index("logprob_mean")],
+        "length": _cross_fitted(_columns(values, _LENGTHS), good, folds),
         "length and set": _cross_fitted(lengths, good, folds),
         "random": np.random.default_rng(1).random(len(scores)),
         "oracle": scores,
@@ -90,6 +92,7 @@ def calibrate(
         {name: _judge(order, scores, good, np.array(sets)) for name, order in orders.items()},
         calibration_error(probabilities, good),
         {name: _short_list(risk_at_coverage(order, scores)) for name, order in orders.items()},
+        orders,
     )
 
 

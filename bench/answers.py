@@ -1,0 +1,97 @@
+"""What a bundle says to rows, one at a time on one thread, kept on the disk: a second run reads it."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import edge_s2s
+from edge_s2s.confidence import features
+from edge_s2s.faithfulness import Evidence
+from edge_s2s.generation import FinishReason, Generation, GenerationStats
+from edge_s2s.manifest import Manifest
+from edge_s2s_export.factory.datasets import Row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, by `generate` with the bundle's defaults, and what it cost."""
+
+    key: str
+    text: str
+    token_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    source_tokens: int
+    wall_s: float
+    cpu_s: float
+
+    def features(self, source: str) -> dict[str, float]:
+        """Those of `edge_s2s.confidence`, for the source that it answers."""
+        stats = GenerationStats(
+            source_tokens=self.source_tokens, encoder_ms=0, decoder_ms=0, isa="", num_threads=1, providers=()
+        )
+        generation = Generation(
+            text=self.text,
+            token_ids=(),
+            score=0,
+            token_logprobs=self.token_logprobs,
+            finish_reason=self.finish_reason,
+            stats=stats,
+        )
+        values = features(generation, Evidence(source).check(self.text), source)
+        assert values, "every answer was decoded"
+        return values
+
+
+def answers(bundle: Path, rows: Sequence[Row], work: Path) -> list[Answer]:
+    """Of all rows, in their order. Ctrl-C loses one; what is too long is cut, as for the calibration."""
+    with edge_s2s.load(bundle, num_threads=1) as model:
+        work.mkdir(parents=True, exist_ok=True)
+        path = work / f"{model.manifest.name}-{identity(model.manifest)}.jsonl"
+        kept = _read(path)
+        with path.open("a", encoding="utf-8") as file:
+            for row in tqdm(rows, desc=model.manifest.name, unit="row", mininterval=1.0):
+                if (key := f"{row.set}/{row.id}") not in kept:
+                    kept[key] = _answer(model, key, row.source)
+                    file.write(json.dumps(asdict(kept[key]), ensure_ascii=False) + "\n")
+                    file.flush()
+    return [kept[f"{row.set}/{row.id}"] for row in rows]
+
+
+def identity(manifest: Manifest) -> str:
+    """What answers depend on; a calibration, a model card or a new version number is not among it."""
+    documents = ("LICENSE", "MODEL_CARD.md", "eval.json", "golden.json")
+    files = sorted((name, file.sha256) for name, file in manifest.files.items() if name not in documents)
+    return hashlib.sha256(repr((files, manifest.generation, manifest.prefix)).encode()).hexdigest()[:12]
+
+
+def _answer(model: edge_s2s.Seq2SeqModel, key: str, source: str) -> Answer:
+    wall, cpu = time.perf_counter(), time.process_time()
+    best, *_ = model.generate([source], truncation=True)[0]
+    return Answer(
+        key,
+        best.text,
+        best.token_logprobs,
+        best.finish_reason,
+        best.stats.source_tokens,
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+    )
+
+
+def _read(path: Path) -> dict[str, Answer]:
+    """What an earlier run has written; a last line that a kill has cut is left out, and cut off."""
+    if not path.exists():
+        return {}
+    whole = path.read_bytes()
+    complete = whole[: whole.rfind(b"\n") + 1]
+    if complete != whole:
+        path.write_bytes(complete)
+    found = [json.loads(line) for line in complete.decode("utf-8").splitlines()]
+    return {
+        line["key"]: Answer(**{**line, "token_logprobs": tuple(line["token_logprobs"])}) for line in found
+    }
