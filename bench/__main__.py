@@ -2,6 +2,7 @@
 
 python -m bench run --checkpoint FOLDER            everything, interleaved, into bench/results/
 python -m bench run --startup-only                 only what needs no checkpoint and no peer
+python -m bench run --providers B.es2s openvino    a bundle's static encoders on accelerators, beside the CPU
 python -m bench report                             tables of the newest result of each machine
 python -m bench compare OLD.json NEW.json          two results side by side
 python -m bench hybrid --data FOLDER               which answers the cloud should give, and what that brings
@@ -256,6 +257,16 @@ def command_compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def command_providers(args: argparse.Namespace) -> int:
+    """The CPU and accelerators, side by side."""
+    from bench import providers  # which needs this module
+
+    bundle, *names = args.providers
+    out = ["--out", str(args.out)] if args.out else []
+    providers.main([bundle, *names, "--rows", str(args.rows), *out])
+    return 0
+
+
 def flatten(result: dict[str, Any]) -> dict[str, float]:
     """Medians by name."""
     figures = {
@@ -288,6 +299,13 @@ def main() -> int:
     run.add_argument("--source-lens", nargs="+", type=int, default=[64, 512])
     run.add_argument("--rounds", type=int, default=15)
     run.add_argument("--out", type=Path)
+    run.add_argument(
+        "--providers",
+        nargs="+",
+        metavar=("BUNDLE", "PROVIDER"),
+        help="only a bundle with static encoders: the CPU and these accelerators, such as openvino and qnn",
+    )
+    run.add_argument("--rows", type=int, default=100, help="dialogues for --providers (default: %(default)s)")
     run.set_defaults(command=command_run)
     commands.add_parser("report", help="print tables").set_defaults(command=command_report)
     compare = commands.add_parser("compare", help="two results side by side")
@@ -298,6 +316,10 @@ def main() -> int:
     hybrid.add_arguments(with_cloud)
     with_cloud.set_defaults(command=lambda args: hybrid.run(args, machine()))
     args = parser.parse_args()
+    if args.command is command_run and args.providers:
+        if len(args.providers) < 2:
+            parser.error("--providers needs a bundle and at least one accelerator")
+        return command_providers(args)
     if args.command is command_run and not args.startup_only:
         if args.checkpoint is None:
             parser.error("run needs --checkpoint FOLDER, or --startup-only")

@@ -25,6 +25,7 @@ from edge_s2s.manifest import Dimensions, Encoder
 from edge_s2s.providers import PROVIDERS, find_device
 from edge_s2s.static_encoder import _open, output_names, padded, unpadded
 from edge_s2s_export import families
+from edge_s2s_export.probe_texts import probe_texts
 from edge_s2s_export.static_encoder import quantize_graph, static_graph
 from edge_s2s_export.static_variant import add_static_encoders
 from tiny_folders import soften
@@ -346,3 +347,19 @@ def test_the_plugins_are_there_where_the_tests_extra_installs_them():
     if sys.platform == "linux" and os.uname().machine == "x86_64":
         for name in PLUGINS:
             importlib.import_module(str(PROVIDERS[name].plugin))
+
+
+def test_the_bench_puts_an_accelerator_beside_the_cpu(static_bundle: Path, tmp_path: Path):
+    data, out = tmp_path / "data", tmp_path / "providers.json"
+    (data / "dialogsum").mkdir(parents=True)
+    rows = [{"id": str(i), "source": text, "target": text} for i, text in enumerate(probe_texts(3))]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (data / "dialogsum" / "valid.jsonl").write_text(lines, encoding="utf-8")
+    command = [sys.executable, "-m", "bench", "run", "--providers", static_bundle, "openvino", "--rows", "2"]
+    where = {**os.environ, "EDGE_S2S_DATA": str(data), "PYTHONSAFEPATH": "1", "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "bench").symlink_to(Path(__file__).parents[1] / "bench")
+    subprocess.run([*command, "--out", out], cwd=tmp_path, env=where, check=True, capture_output=True)
+    [found] = json.loads(out.read_text(encoding="utf-8"))["providers"].values()
+    assert found["dialogues"] == 2
+    assert {*found["encoder_ms_median"]} == {"cpu", "openvino"}
+    assert {*found["rouge"]} == {"rouge1", "rouge2", "rougeL"}
