@@ -41,6 +41,7 @@ from edge_s2s.hybrid import CloudClient, CloudConfig, HybridModel, Policy
 from edge_s2s_export.factory.calibration import Confidence, auroc, calibrate
 from edge_s2s_export.factory.datasets import Row, read_rows
 from edge_s2s_export.factory.evaluation import score_rows
+from edge_s2s_export.factory.measurement import rounded
 
 SETS = ("dialogsum", "qmsum_span", "convosumm_email", "mts_dialog", "scitldr")
 METRIC = "rougeL"
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace, machine: Mapping[str, Any]) -> int:
     out = args.out or REPORT
     picture = out.with_suffix(".svg")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(_rounded(report), indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
     plot(str(picture), {name: found["curves"] for name, found in report["clouds"].items()})
     if args.out is None:
         README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
@@ -328,11 +329,3 @@ def with_tables(document: str) -> str:
     head, rest = document.split(BEGIN)
     _, tail = rest.split(END)
     return f"{head}{BEGIN}\n{tables(json.loads(REPORT.read_text(encoding='utf-8')))}\n{END}{tail}"
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value

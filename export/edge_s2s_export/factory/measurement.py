@@ -71,9 +71,9 @@ def measure(
         "refused": [*failures(checked).values()],
         "confidence": _told(confidence),
     }
-    rounded = _rounded(document)
-    assert isinstance(rounded, dict)
-    return rounded, {} if confidence is None else confidence.calibration.to_extension()
+    short = rounded(document)
+    assert isinstance(short, dict)
+    return short, {} if confidence is None else confidence.calibration.to_extension()
 
 
 def _measure_set(rows: Sequence[Row], outputs: Mapping[str, Sequence[str]], template: str) -> Document:
@@ -174,10 +174,10 @@ def _measured(
     )
 
 
-def _rounded(value: object) -> object:
+def rounded(value: object) -> object:
     """Numbers with as many digits as mean something."""
     if isinstance(value, Mapping):
-        return {name: _rounded(item) for name, item in value.items()}
+        return {name: rounded(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return float(f"{value:.{N_DIGITS}g}") if isinstance(value, float) else value
