@@ -16,8 +16,9 @@ from edge_s2s.errors import (
     ProviderError,
 )
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Provenance, Replacement
+from edge_s2s.loading import default_bundle_path, load
 from edge_s2s.manifest import RUNTIME_VERSION
-from edge_s2s.model import Seq2SeqModel, default_bundle_path, load
+from edge_s2s.model import Seq2SeqModel
 from edge_s2s.scoring import Alternative, Score
 
 __version__ = RUNTIME_VERSION

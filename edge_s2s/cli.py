@@ -20,8 +20,9 @@ from edge_s2s.constrained import Constraint
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import CHECKS, GenerationOptions, Replacement
 from edge_s2s.jsonl import Values, generate_rows, open_output
+from edge_s2s.loading import default_bundle_path, load
 from edge_s2s.manifest import Manifest
-from edge_s2s.model import Seq2SeqModel, default_bundle_path
+from edge_s2s.model import Seq2SeqModel
 from edge_s2s.onnx_graph import check_onnx
 from edge_s2s.providers import PROVIDERS, find_device
 from edge_s2s.threads import MAX_THREADS
@@ -314,7 +315,7 @@ def _load(arguments: argparse.Namespace) -> Seq2SeqModel:
         arguments.usage_error("--fallback is for --provider")
     if arguments.provider is not None:
         _keep_standard_output()
-    return Seq2SeqModel(
+    return load(
         _path(arguments.bundle),
         num_threads=arguments.num_threads,
         providers=None if arguments.provider is None else [arguments.provider],
@@ -651,7 +652,7 @@ def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
         if n_static:
             yield _Check("static encoders", True, f"{n_static} graphs of operators that they may have")
         try:
-            model = Seq2SeqModel(path, num_threads=num_threads)
+            model = load(path, num_threads=num_threads)
         except EdgeS2SError as error:
             yield _Check("model", False, str(error))
             return

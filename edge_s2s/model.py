@@ -1,4 +1,4 @@
-"""Load a bundle, and turn texts into texts.
+"""Texts into texts, by a model that `load` has opened.
 
     with edge_s2s.load("bundle.es2s") as model:
         [[generation]] = model.generate(["..."], GenerationOptions(num_beams=4))
@@ -10,88 +10,31 @@ answer does not depend on its neighbours.
 """
 
 import dataclasses
-import operator
-import os
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from edge_s2s import documents
-from edge_s2s.bundle import Bundle, open_bundle
+from edge_s2s.answers import answers, stream_answer, stream_chunks, stream_pass
 from edge_s2s.confidence import Calibration
 from edge_s2s.constrained import AllowedSequences, Constraint, without_rules
-from edge_s2s.decoder import Cancellation, DecoderModel, LogitsProcessor
+from edge_s2s.decoder import LogitsProcessor
 from edge_s2s.drift import Monitor, Reference
-from edge_s2s.encoder import Encoder
-from edge_s2s.errors import BundleError, ConstraintError, InputTooLongError, ProviderError
-from edge_s2s.faithfulness import Evidence, find_loop
-from edge_s2s.generation import Check, FinishReason, Generation, GenerationOptions, Provenance, Replacement
+from edge_s2s.errors import ConstraintError, InputTooLongError
+from edge_s2s.generation import Check, Generation, GenerationOptions
 from edge_s2s.job import Job, Parts, Source
 from edge_s2s.json_schema import SEPARATORS, JsonSchema, Vocabulary
-from edge_s2s.manifest import EncoderKind, GenerationDefaults, Manifest
-from edge_s2s.providers import ProviderRequest, accelerator
-from edge_s2s.repair import run_checked, summary_checks
+from edge_s2s.manifest import GenerationDefaults, Manifest
+from edge_s2s.repair import summary_checks
 from edge_s2s.scoring import Score, score_targets
-from edge_s2s.static_encoder import StaticEncoder
 from edge_s2s.target_prefix import TargetPrefix, target_prefixes
-from edge_s2s.threads import MAX_THREADS, default_num_threads
-from edge_s2s.tokenizer import TextStream, check_token_ids, open_tokenizers
-from edge_s2s.weights import FILE as WEIGHTS
+from edge_s2s.tokenizer import check_token_ids
 from edge_s2s.worker import in_thread, run_to_end
 
 MAX_BATCH_SIZE = 1024
-_CHUNKS_AT_ONCE = 64  # of a long document that lie in memory as tokens
-_LOOKED_AT = 2000  # characters at the end of a stream, in which a loop would be seen
-_SEAM_TOKENS = 8  # that a text may have more of after a prefix than alone
 
 T = TypeVar("T")
-
-
-def default_bundle_path(*, must_exist: bool = False) -> Path:
-    """Where the bundle lies that ships with the package; `must_exist` raises if the build left it out."""
-    path = Path(__file__).parent / "bundles" / "default.es2s"
-    if must_exist and not path.exists():
-        hint = "this edge_s2s was built without it: name a bundle, which edge-s2s-export convert makes"
-        raise BundleError("default bundle", str(path), "no such file", hint=hint)
-    return path
-
-
-def load(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    num_threads: int | None = None,
-    providers: Sequence[ProviderRequest] | None = None,
-    fallback: Literal["cpu"] | None = None,
-    context_cache: str | os.PathLike[str] | None = None,
-    isa: str | None = None,
-    encoder: EncoderKind | None = None,
-) -> "Seq2SeqModel":
-    """Opens a bundle, a directory or an .es2s; without `path`, the one that ships with the package.
-
-    `num_threads` work on one call; None is `EDGE_S2S_NUM_THREADS`, or else the performance cores, 4 at most.
-    `isa` forces the C core's kernel set. `encoder` chooses between "onnx" and "native", the C core, where a
-    bundle has both. Whatever is wrong with the bundle is a BundleError; its files must not change while the
-    model is open.
-
-    `providers` says who runs the encoder: one accelerator's name, such as "qnn" or ("qnn", {options}), of a
-    bundle with static encoders (`providers` and `static_encoder` have the rest); or ONNX Runtime's execution
-    providers by its own names, by default the CPU's. What does not run as asked is a ProviderError, or with
-    `fallback="cpu"` what an accelerator does not run runs on the CPU, and the `stats` of results say why. An
-    accelerator's compiled graphs are kept in the folder `context_cache`, by default beside the bundle.
-    """
-    path = default_bundle_path(must_exist=True) if path is None else path
-    return Seq2SeqModel(
-        path,
-        num_threads=num_threads,
-        providers=providers,
-        fallback=fallback,
-        context_cache=context_cache,
-        isa=isa,
-        encoder=encoder,
-    )
 
 
 class Seq2SeqModel:
@@ -100,43 +43,14 @@ class Seq2SeqModel:
     Close it, or use it as a context manager. Calls that run while it is closed still finish.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        num_threads: int | None = None,
-        providers: Sequence[ProviderRequest] | None = None,
-        fallback: Literal["cpu"] | None = None,
-        context_cache: str | os.PathLike[str] | None = None,
-        isa: str | None = None,
-        encoder: EncoderKind | None = None,
-    ) -> None:
-        n_threads = default_num_threads() if num_threads is None else operator.index(num_threads)
-        if not 1 <= n_threads <= MAX_THREADS:
-            raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
-        with open_bundle(path) as bundle:
-            self.manifest: Manifest = bundle.manifest
-            self._summary_checks = summary_checks(self.manifest)
-            self._calibration = Calibration.of(self.manifest)
-            reference = Reference.of(self.manifest)
-            tokenizer, target_tokenizer = open_tokenizers(self.manifest, bundle.read)
-            chosen = _open_encoder(
-                bundle,
-                encoder,
-                providers,
-                num_threads=n_threads,
-                fallback=fallback,
-                contexts=None if context_cache is None else Path(context_cache),
-            )
-            weights = bundle.read(WEIGHTS)  # verified, as all that a bundle hands out
-            decoder = DecoderModel(
-                weights, encoder=chosen.native, num_threads=n_threads, isa=isa, verify=False
-            )
+    def __init__(self, parts: Parts, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._summary_checks = summary_checks(manifest)
+        self._calibration = Calibration.of(manifest)
+        reference = Reference.of(manifest)
         self.drift = None if reference is None else Monitor(reference)
         """Whether texts are like those the model was made for; None if the bundle has no reference"""
-        self._open_parts: Parts | None = Parts(
-            tokenizer, target_tokenizer, chosen.encoder, decoder, chosen.fallback
-        )
+        self._open_parts: Parts | None = parts
 
     @property
     def max_source_len(self) -> int:
@@ -213,7 +127,7 @@ class Seq2SeqModel:
             )
         ]
         checks = _checks(options, ())
-        return run_to_end(in_thread(lambda cancellation, _emit: _answers(job, sources, cancellation, checks)))
+        return run_to_end(in_thread(lambda cancellation, _emit: answers(job, sources, cancellation, checks)))
 
     def stream(
         self,
@@ -234,7 +148,7 @@ class Seq2SeqModel:
         source = self._source(job, text, "the text", truncation)
         [prefix] = self._target_prefixes([decoder_input_ids], 1, options, params)
         source = dataclasses.replace(source, target_prefix=prefix, constraint=constraint)
-        return _stream(job, source, _checks(options, ()))
+        return stream_answer(job, source, _checks(options, ()))
 
     def summarize(
         self,
@@ -271,9 +185,9 @@ class Seq2SeqModel:
         checks = _checks(options, self._summary_checks)
         input_ids = job.parts.tokenizer.encode(document, max_len=limit + 1)
         if len(input_ids) <= limit:
-            return _stream_pass(job, Source(input_ids, text=document), checks)
+            return stream_pass(job, Source(input_ids, text=document), checks)
         job = dataclasses.replace(job, on_progress=on_progress)
-        return _stream_chunks(job, document, checks, focus)
+        return stream_chunks(job, document, checks, focus)
 
     def score(
         self,
@@ -459,46 +373,6 @@ class Seq2SeqModel:
         return Source(input_ids, text=text if isinstance(text, str) else "")
 
 
-class _Encoder(NamedTuple):
-    """What encodes: ONNX Runtime's encoder, or the file of the native one."""
-
-    encoder: Encoder | StaticEncoder | None
-    native: memoryview | None
-    fallback: str
-
-
-def _open_encoder(
-    bundle: Bundle,
-    kind: EncoderKind | None,
-    providers: Sequence[ProviderRequest] | None,
-    *,
-    num_threads: int,
-    fallback: Literal["cpu"] | None,
-    contexts: Path | None,
-) -> _Encoder:
-    reason = ""
-    asked = accelerator(providers)
-    if fallback is not None and (fallback != "cpu" or asked is None):
-        raise ValueError(f"fallback: expected 'cpu' and an accelerator in providers, found {fallback!r}")
-    if asked is not None:
-        if kind is not None:
-            raise ValueError("encoder: expected none with an accelerator, which runs static ones")
-        try:
-            static = StaticEncoder(bundle, *asked, num_threads=num_threads, contexts=contexts)
-            return _Encoder(static, None, reason)
-        except ProviderError as error:
-            if fallback is None:
-                raise
-            reason, providers = str(error), None
-    names = [name for name in providers or () if isinstance(name, str)]
-    chosen = bundle.manifest.encoder(kind or ("onnx" if names else None))
-    if chosen.kind == "native":
-        if names:
-            raise ValueError("providers: expected none with the native encoder, which is not ONNX Runtime's")
-        return _Encoder(None, bundle.read(chosen.file), reason)
-    return _Encoder(Encoder(bundle, num_threads=num_threads, providers=names), None, reason)
-
-
 def _check_score(texts: object, targets: object, batch_size: int, num_alternatives: int) -> None:
     for name, given in (("texts", texts), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, Sequence):
@@ -553,149 +427,3 @@ def _checks(options: GenerationOptions | None, default: Sequence[Check]) -> Sequ
 
 def _seed(options: GenerationOptions | None) -> int | None:
     return None if options is None else options.seed
-
-
-def _answers(
-    job: Job,
-    sources: Sequence[Source],
-    cancellation: Cancellation,
-    checks: Sequence[Check],
-    on_tokens: Callable[[list[int]], None] | None = None,
-) -> list[list[Generation]]:
-    """Checked results of each source, with their confidence if the bundle can tell it."""
-    if job.drift is not None:
-        for source in sources:
-            job.drift.add(source.input_ids)
-    results = run_checked(job, sources, cancellation, checks, on_tokens)
-    if (calibration := job.calibration) is None:
-        return results
-    return [
-        [dataclasses.replace(r, confidence=calibration.confidence(r, text, evidence)) for r in best]
-        for source, best in zip(sources, results, strict=True)
-        for text in [source.text or job.parts.tokenizer.decode(source.input_ids)]
-        for evidence in [Evidence(text)]
-    ]
-
-
-def _stream(job: Job, source: Source, checks: Sequence[Check]) -> Generator[str, None, Generation]:
-    text = TextStream(job.parts.target_tokenizer)
-    sent = ""
-    tokens = in_thread(lambda cancellation, emit: _answers(job, [source], cancellation, checks, emit)[0][0])
-    try:
-        pushed: Sequence[int] = source.target_prefix
-        while True:
-            piece = text.push(pushed)
-            if piece and not ("loops" in checks and find_loop((sent + piece)[-_LOOKED_AT:])):
-                sent += piece
-                yield piece
-            pushed = next(tokens)
-    except StopIteration as end:
-        generation: Generation = end.value
-    finally:
-        tokens.close()
-    if generation.text.startswith(sent):
-        if rest := generation.text[len(sent) :]:
-            yield rest
-    else:
-        yield Replacement(generation.text)
-    return generation
-
-
-def _stream_pass(job: Job, source: Source, checks: Sequence[Check]) -> Generator[str, None, Generation]:
-    """A summary of a document that fits into one pass."""
-    generation = yield from _stream(job, source, checks)
-    supports = documents.supports_of(generation.text, source.text)
-    return dataclasses.replace(generation, provenance=_provenance(generation.text, supports))
-
-
-def _provenance(text: str, supports: Iterable[documents.Support]) -> tuple[Provenance, ...]:
-    found = []
-    end = 0
-    for sentence, place in supports:
-        start = text.index(sentence, end)
-        end = start + len(sentence)
-        found.append(Provenance(start, end, *place))
-    return tuple(found)
-
-
-def _stream_chunks(
-    job: Job, document: str, checks: Sequence[Check], focus: str | None
-) -> Generator[str, None, Generation]:
-    tokenizer = job.parts.tokenizer
-    max_source_len = job.parts.max_source_len
-    outputs: list[Generation] = []
-
-    def work(cancellation: Cancellation, _emit: object) -> documents.Summary:
-        def count_tokens(text: str) -> int:
-            # Once chunks have been summarized, what is there is worth choosing from after the deadline, too.
-            if cancellation.is_cancelled or (not outputs and job.ended(cancellation)):
-                raise _StoppedError
-            return len(tokenizer.tokenize(text))
-
-        counts: Counter[int] = Counter()
-
-        def summarize(chunks: Sequence[str]) -> list[str]:
-            texts = []
-            is_first_level = not outputs
-            for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
-                some = chunks[start : start + _CHUNKS_AT_ONCE]
-                sources = [Source(tokenizer.encode(chunk), text=chunk) for chunk in some]
-                if is_first_level:
-                    counts.update(token for source in sources for token in source.input_ids)
-                part = dataclasses.replace(job, on_progress=_later(job.on_progress, start, len(chunks)))
-                results = [best for [best] in run_checked(part, sources, cancellation, checks)]
-                outputs.extend(results)
-                texts += [result.text for result in results]
-            if job.drift is not None and is_first_level:
-                job.drift.add(counts)
-            return texts
-
-        room = max_source_len - tokenizer.overhead - _SEAM_TOKENS
-        chunk_tokens = max(1, min(documents.CHUNK_TOKENS, room))
-        try:
-            return documents.summarize_document(
-                document,
-                summarize,
-                count_tokens,
-                target_tokens=job.params.max_new_tokens,
-                chunk_tokens=chunk_tokens,
-                overlap_tokens=min(documents.OVERLAP_TOKENS, chunk_tokens // 10),
-                focus=focus,
-            )
-        except _StoppedError:
-            outputs.append(job.unread(Source([]), "deadline"))
-            return documents.Summary((), 0, 0)
-
-    summary = run_to_end(in_thread(work))
-    if text := " ".join(support.text for support in summary.sentences):
-        yield text
-    reasons: Sequence[FinishReason] = ("cancelled", "deadline", "length")
-    stats = dataclasses.replace(
-        outputs[0].stats,
-        source_tokens=sum(output.stats.source_tokens for output in outputs),
-        encoder_ms=sum(output.stats.encoder_ms for output in outputs),
-        decoder_ms=sum(output.stats.decoder_ms for output in outputs),
-        n_chunks=summary.n_chunks,
-        n_levels=summary.n_levels,
-    )
-    return Generation(
-        text=text,
-        token_ids=tuple(tokenizer.tokenize(text)),
-        score=sum(output.score for output in outputs) / len(outputs),
-        token_logprobs=(),
-        provenance=_provenance(text, summary.sentences),
-        reasons=tuple(dict.fromkeys(reason for output in outputs for reason in output.reasons)),
-        finish_reason=next((r for r in reasons if any(o.finish_reason == r for o in outputs)), "eos"),
-        stats=stats,
-    )
-
-
-def _later(
-    on_progress: Callable[[int, int], None] | None, n_before: int, n_all: int
-) -> Callable[[int, int], None] | None:
-    """For a part of the work, of which so much was done before."""
-    return None if on_progress is None else lambda n_done, _n: on_progress(n_before + n_done, n_all)
-
-
-class _StoppedError(Exception):
-    """There is no time to cut a long document, or nobody waits for it any more."""

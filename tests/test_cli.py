@@ -303,7 +303,7 @@ def test_other_errors_are_1(run: Run, tiny_bundle: Path, tmp_path: Path):
 def test_without_the_default_bundle_every_command_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("edge_s2s.model.__file__", str(tmp_path / "model.py"))
+    monkeypatch.setattr("edge_s2s.loading.__file__", str(tmp_path / "loading.py"))
     (tmp_path / "a.txt").write_text("text")
     for arguments in (["info", "default"], ["verify", "default"], ["summarize", str(tmp_path / "a.txt")]):
         assert main(arguments) == 1

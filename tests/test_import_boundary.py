@@ -63,17 +63,23 @@ ALLOWED = {
     },
     "scoring": {"decoder", "job", "manifest"},
     "target_prefix": {"decoder", "manifest", "tokenizer"},
+    "answers": {
+        "decoder", "documents", "faithfulness", "generation", "job", "repair", "tokenizer", "worker",
+    },
     "model": {
-        "bundle", "confidence", "constrained", "decoder", "documents", "drift", "encoder", "errors",
-        "faithfulness", "generation", "job", "json_schema", "manifest", "providers", "repair", "scoring",
-        "static_encoder", "target_prefix", "threads", "tokenizer", "weights", "worker",
+        "answers", "confidence", "constrained", "decoder", "documents", "drift", "errors", "generation",
+        "job", "json_schema", "manifest", "repair", "scoring", "target_prefix", "tokenizer", "worker",
+    },
+    "loading": {
+        "bundle", "decoder", "encoder", "errors", "job", "manifest", "model", "providers", "static_encoder",
+        "threads", "tokenizer", "weights",
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli": {
-        "__init__", "bundle", "constrained", "errors", "generation", "hybrid", "jsonl", "manifest", "model",
-        "onnx_graph", "providers", "threads",
+        "__init__", "bundle", "constrained", "errors", "generation", "hybrid", "jsonl", "loading",
+        "manifest", "model", "onnx_graph", "providers", "threads",
     },
-    "__init__": {"constrained", "errors", "generation", "manifest", "model", "scoring"},
+    "__init__": {"constrained", "errors", "generation", "loading", "manifest", "model", "scoring"},
     "__main__": {"cli"},
 }  # fmt: skip
 

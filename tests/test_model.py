@@ -17,10 +17,9 @@ import torch
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 import edge_s2s
-from edge_s2s import BundleError, GenerationOptions, InputTooLongError, Seq2SeqModel, documents
+from edge_s2s import GenerationOptions, InputTooLongError, Seq2SeqModel, documents
 from edge_s2s.bundle import open_bundle
 from edge_s2s.decoder import Floats, Ints, LogitsProcessor, supported_isas
-from edge_s2s.threads import count_performance_cores, default_num_threads
 from edge_s2s.tokenizer import Tokenizer
 from edge_s2s_export.probe_texts import probe_texts
 from tiny_folders import PREFIX
@@ -255,52 +254,6 @@ def test_options_are_checked_before_any_work(model: Seq2SeqModel):
     for call in (lambda: model.generate(["a"], options), lambda: model.stream("a", options)):
         with pytest.raises(ValueError, match="max_new_tokens is 60000"):
             call()
-
-
-# -------------------------------------------------- load --------------------------------------------------
-
-
-def test_without_the_default_bundle_load_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("edge_s2s.model.__file__", str(tmp_path / "model.py"))
-    with pytest.raises(BundleError, match=r"no such file; .* edge-s2s-export convert makes"):
-        edge_s2s.load()
-
-
-def test_a_path_without_a_bundle_is_a_bundle_error(tmp_path: Path):
-    with pytest.raises(BundleError, match="nowhere"):
-        edge_s2s.load(tmp_path / "nowhere.es2s")
-
-
-@pytest.mark.parametrize("num_threads", [0, 65])
-def test_number_of_threads_has_limits(tiny_bundle: Path, num_threads: int):
-    with pytest.raises(ValueError, match=r"num_threads: expected a number in 1\.\.64"):
-        edge_s2s.load(tiny_bundle, num_threads=num_threads)
-
-
-def test_threads_come_from_argument_then_environment_then_cores(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("EDGE_S2S_NUM_THREADS", "3")
-    with edge_s2s.load(tiny_bundle) as own:
-        assert own.generate(["a"])[0][0].stats.num_threads == 3
-    with edge_s2s.load(tiny_bundle, num_threads=1) as own:
-        assert own.generate(["a"])[0][0].stats.num_threads == 1
-    for wrong in ("", "0", "65", "two", "-1", "²"):
-        monkeypatch.setenv("EDGE_S2S_NUM_THREADS", wrong)
-        with pytest.raises(ValueError, match="EDGE_S2S_NUM_THREADS: expected a number"):
-            edge_s2s.load(tiny_bundle)
-    monkeypatch.delenv("EDGE_S2S_NUM_THREADS")
-    assert 1 <= default_num_threads() <= min(4, os.cpu_count() or 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
-def test_only_performance_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert count_performance_cores(tmp_path) == 8, "where nothing is known"
-    for cpu in range(8):
-        (tmp_path / f"cpu{cpu}").mkdir()
-        (tmp_path / f"cpu{cpu}" / "cpu_capacity").write_text("1024\n" if cpu >= 6 else "446\n")
-    assert count_performance_cores(tmp_path) == 2
 
 
 # ------------------------------------------------ deadline ------------------------------------------------

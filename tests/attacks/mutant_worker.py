@@ -17,8 +17,8 @@ from pathlib import Path
 from edge_s2s.bundle import open_bundle
 from edge_s2s.errors import BundleError, EdgeS2SError
 from edge_s2s.generation import GenerationOptions
+from edge_s2s.loading import load
 from edge_s2s.manifest import MANIFEST, TOKENIZER
-from edge_s2s.model import Seq2SeqModel
 from edge_s2s.onnx_graph import check_onnx
 from edge_s2s.tokenizer import _check_components
 from mutants import ONNX, kind_of, mutate
@@ -57,7 +57,7 @@ def open_all(path: Path) -> tuple[str, int]:
     finally:
         tracemalloc.stop()
     try:
-        with Seq2SeqModel(path, num_threads=1) as model:
+        with load(path, num_threads=1) as model:
             try:
                 model.generate(["Tom: \u201chi\u201d"], GenerationOptions(max_new_tokens=2), truncation=True)
             except (EdgeS2SError, MemoryError, ValueError):
