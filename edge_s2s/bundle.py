@@ -84,6 +84,11 @@ class Bundle:
         self.weights = weights
         self._files = files
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, which has that of every other file."""
+        return hashlib.sha256(self.read(MANIFEST)).hexdigest()
+
     def read(self, name: str) -> memoryview:
         """The verified bytes of a listed file, read-only; KeyError if there is no such file."""
         return self._files[name]

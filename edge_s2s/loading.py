@@ -68,7 +68,7 @@ def load(
         weights = bundle.read(WEIGHTS)  # verified, as all that a bundle hands out
         decoder = DecoderModel(weights, encoder=chosen.native, num_threads=n_threads, isa=isa, verify=False)
         parts = Parts(tokenizer, target_tokenizer, chosen.encoder, decoder, chosen.fallback)
-        return Seq2SeqModel(parts, bundle.manifest)
+        return Seq2SeqModel(parts, bundle.manifest, bundle.digest)
 
 
 class _Encoder(NamedTuple):

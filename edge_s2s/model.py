@@ -43,8 +43,10 @@ class Seq2SeqModel:
     Close it, or use it as a context manager. Calls that run while it is closed still finish.
     """
 
-    def __init__(self, parts: Parts, manifest: Manifest) -> None:
+    def __init__(self, parts: Parts, manifest: Manifest, bundle_digest: str) -> None:
         self.manifest = manifest
+        self.bundle_digest = bundle_digest
+        """SHA-256 of the bundle's manifest, as `edge-s2s info` prints it"""
         self._summary_checks = summary_checks(manifest)
         self._calibration = Calibration.of(manifest)
         reference = Reference.of(manifest)

@@ -34,6 +34,8 @@ class CloudCheck(NamedTuple):
 def check(config: CloudConfig) -> Iterator[CloudCheck]:
     """First the endpoint as it is configured, then what else answers at its host."""
     yield _answers(config, config.protocol)
+    if config.remote_policy is not None:
+        yield _remote_policy(config)
     host = config.base_url.removesuffix(config.url.path)
     for protocol in get_args(ProtocolName):
         for prefix in _PREFIXES[protocol]:
@@ -43,6 +45,16 @@ def check(config: CloudConfig) -> Iterator[CloudCheck]:
                 found = _answers(told, f"{protocol} at {told.base_url}")
                 if found.ok:
                     yield found._replace(detail=f"{found.detail}; {_as_toml(told, config)}")
+
+
+def _remote_policy(config: CloudConfig) -> CloudCheck:
+    source = _client(config).remote_policy
+    assert source is not None
+    policy = source.current(time.monotonic() + _TIMEOUT_S)
+    detail = "there is none" if policy is None else f"version {policy.version}, until {policy.expires}"
+    if source.problem is not None:
+        detail = f"{detail}; {source.problem}"
+    return CloudCheck("remote policy", source.problem is None, detail)
 
 
 def _answers(config: CloudConfig, name: str) -> CloudCheck:

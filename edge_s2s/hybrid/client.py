@@ -10,7 +10,6 @@ import json
 import math
 import os
 import random
-import ssl
 import statistics
 import time
 import uuid
@@ -22,9 +21,10 @@ from edge_s2s.errors import CloudError
 from edge_s2s.hybrid import generate_endpoint, open_inference, openai_chat
 from edge_s2s.hybrid.breaker import CircuitBreaker
 from edge_s2s.hybrid.config import SWITCH, CloudConfig
-from edge_s2s.hybrid.exchange import Exchange
+from edge_s2s.hybrid.exchange import Exchange, tls_context
+from edge_s2s.hybrid.policy_source import PolicySource
 from edge_s2s.hybrid.retries import RetryBudget, backoff_s, is_retriable, retry_after_s
-from edge_s2s.hybrid.usage import DailyUsage
+from edge_s2s.hybrid.usage import CloudUsage
 from edge_s2s.hybrid.wire import (
     CloudAnswer,
     CloudRequest,
@@ -67,16 +67,28 @@ class CloudClient:
         self._wall_clock = wall_clock
         self._rng = random.Random() if rng is None else rng
         self._api_key = config.read_api_key(environ)
-        self._ssl_context = _ssl_context(config)
+        self._ssl_context = tls_context(config.url, config.ca_file)
         self._retry_budget = RetryBudget()
         self._first_token_s: deque[float] = deque(maxlen=64)
         self.breaker = CircuitBreaker(rng=self._rng)
-        self.usage = DailyUsage(
+        self.usage = CloudUsage(
             config.state_path,
             max_requests=config.max_requests_per_day,
             max_tokens=config.max_tokens_per_day,
+            max_requests_per_minute=config.max_requests_per_minute,
             clock=wall_clock,
         )
+        self.remote_policy = None
+        """What an operator forbids, where the configuration names one"""
+        if config.remote_policy is not None:
+            self.remote_policy = PolicySource(
+                config.remote_policy,
+                config.remote_policy_keys,
+                config.state_path,
+                refresh_s=config.remote_policy_refresh_s,
+                ca_file=config.ca_file,
+                clock=wall_clock,
+            )
 
     def complete(
         self, text: str, *, max_new_tokens: int, deadline: float | None = None, stream: bool = False
@@ -114,12 +126,14 @@ class CloudClient:
                 return answer
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def check_switches(self) -> None:
-        """CloudError `kill_switch` if the environment or the state folder switches the cloud off."""
+    def check_switches(self, deadline: float) -> None:
+        """CloudError `kill_switch` if environment, state folder or the remote policy switch the cloud off."""
         if self._environ.get(SWITCH, "").strip().lower() in ("off", "0", "false", "no"):
             raise CloudError("kill_switch", f"{SWITCH} is off")
         if (file := self.config.state_path / DISABLED_FILE).exists():
             raise CloudError("kill_switch", f"{file} exists")
+        if self.remote_policy is not None:
+            self.remote_policy.check(deadline)
 
     @property
     def first_token_p95_s(self) -> float:
@@ -133,7 +147,7 @@ class CloudClient:
         self, request: CloudRequest, deadline: float, identity: Mapping[str, str], *, stream: bool
     ) -> Generator[str, None, CloudAnswer]:
         """Counts, asks, and tells the breaker how it went."""
-        self.check_switches()
+        self.check_switches(deadline)
         self.breaker.enter()
         n_reserved = estimate_tokens(request.text) + request.max_new_tokens
         try:
@@ -197,11 +211,12 @@ class CloudClient:
             deadline=deadline,
             max_response_bytes=self.config.max_response_bytes,
             ssl_context=self._ssl_context,
+            pins=self.config.pins,
         )
 
     def get(self, path: str, deadline: float) -> Json:
         """What a GET of `base_url` + `path` answers, as JSON; for `edge-s2s cloud check`."""
-        self.check_switches()
+        self.check_switches(deadline)
         with self._exchange("GET", path, {"Accept": "application/json"}, None, deadline) as exchange:
             status, headers = exchange.head()
             self._check_head(status, headers, exchange)
@@ -319,11 +334,3 @@ def estimate_tokens(text: str) -> int:
 
 def _is_outage(status: int) -> bool:
     return status >= 500 or status in (408, 429)
-
-
-def _ssl_context(config: CloudConfig) -> ssl.SSLContext | None:
-    if config.url.scheme == "http":
-        return None
-    context = ssl.create_default_context(cafile=config.ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

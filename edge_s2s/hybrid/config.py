@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
 from urllib.parse import SplitResult, urlsplit
 
+from edge_s2s.hybrid.pins import is_pin
+from edge_s2s.hybrid.remote_policy import is_public_key
+
 ProtocolName: TypeAlias = Literal["openai_chat", "open_inference", "generate_endpoint"]
+_LISTS = ("model_aliases", "pins", "remote_policy_keys")
 
 SWITCH = "EDGE_S2S_CLOUD"
 """Environment variable: `off` forbids every request"""
@@ -53,6 +57,9 @@ class CloudConfig:
     """`open_inference`: the tensor with the answer"""
     ca_file: str | None = None
     """Certificates to trust instead of the system's"""
+    pins: Sequence[str] = ()
+    """Keys that the endpoint may have, beside what its certificate must be: base64 of the SHA-256 of their
+    SubjectPublicKeyInfo. Name two, the second for the day when the first is changed"""
     allow_plain_http: bool = False
     """Without TLS only this machine may be asked, unless this is set, for a server in one's own network"""
     streams: bool = True
@@ -63,20 +70,29 @@ class CloudConfig:
     max_response_bytes: int = 1 << 20
     max_tokens_per_request: int = 4096
     """Longest answer that may be asked for"""
+    max_requests_per_minute: int = 10
+    """As many at once, then one each six seconds; retries count"""
     max_requests_per_day: int = 200
     """Days are those of UTC"""
     max_tokens_per_day: int = 200_000
     """Of texts and answers together"""
+    remote_policy: str | None = None
+    """File or URL of an operator's signed policy; `remote_policy.py` says what it can forbid"""
+    remote_policy_keys: Sequence[str] = ()
+    """Ed25519 public keys, base64, one of which has signed it"""
+    remote_policy_refresh_s: float = 3600.0
+    """How often a URL is asked"""
     state_dir: str | None = None
     """Folder of the counters; `cloud.disabled` in it forbids every request. None is `default_state_dir()`"""
 
     def __post_init__(self) -> None:
         _check_types(self)
-        object.__setattr__(self, "model_aliases", tuple(self.model_aliases))
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("max_attempts", "max_response_bytes", "max_tokens_per_request"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a number from 1 on, found {getattr(self, name)}")
-        for name in ("max_requests_per_day", "max_tokens_per_day"):
+        for name in ("max_requests_per_minute", "max_requests_per_day", "max_tokens_per_day"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected a number from 0 on, found {getattr(self, name)}")
         if not 0 < self.timeout_s <= 3600:
@@ -85,7 +101,26 @@ class CloudConfig:
             raise ValueError("model: expected a name, found an empty one")
         if self.api_key_env is not None and self.api_key_file is not None:
             raise ValueError("api_key_env and api_key_file: give one of them")
-        _check_url(self.url, self.allow_plain_http)
+        _check_url("base_url", self.url, self.allow_plain_http)
+        for pin in self.pins:
+            if not is_pin(pin):
+                raise ValueError(f"pins: expected base64 of a SHA-256, found {pin!r}")
+        if self.pins and self.url.scheme != "https":
+            raise ValueError("pins: expected https in base_url, which has keys to compare")
+        self._check_remote_policy()
+
+    def _check_remote_policy(self) -> None:
+        if bool(self.remote_policy) != bool(self.remote_policy_keys):
+            raise ValueError("remote_policy and remote_policy_keys: give both or none")
+        if self.remote_policy is not None and "://" in self.remote_policy:
+            _check_url("remote_policy", urlsplit(self.remote_policy), self.allow_plain_http)
+        for key in self.remote_policy_keys:
+            if not is_public_key(key):
+                raise ValueError(f"remote_policy_keys: expected base64 of 32 bytes, found {key!r}")
+        if self.remote_policy_refresh_s < 0:
+            raise ValueError(
+                f"remote_policy_refresh_s: expected seconds from 0 on, found {self.remote_policy_refresh_s}"
+            )
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Self:
@@ -135,7 +170,7 @@ def read_table(path: Path, table: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_types(config: CloudConfig) -> None:
-    numbers = {"timeout_s": (int, float)}
+    numbers = dict.fromkeys(("timeout_s", "remote_policy_refresh_s"), (int, float))
     for field in fields(config):
         value = getattr(config, field.name)
         default = field.default
@@ -143,8 +178,8 @@ def _check_types(config: CloudConfig) -> None:
             fits = value in get_args(ProtocolName)
         elif field.name == "max_tokens_field":
             fits = value in ("max_tokens", "max_completion_tokens")
-        elif field.name == "model_aliases":
-            fits = not isinstance(value, str) and all(isinstance(alias, str) for alias in value)
+        elif field.name in _LISTS:
+            fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
         elif isinstance(default, bool):
             fits = isinstance(value, bool)
         elif isinstance(default, int | float):
@@ -155,18 +190,18 @@ def _check_types(config: CloudConfig) -> None:
             raise ValueError(f"{field.name}: did not expect {value!r}; its type is {field.type}")
 
 
-def _check_url(url: SplitResult, allow_plain_http: bool) -> None:
+def _check_url(name: str, url: SplitResult, allow_plain_http: bool) -> None:
     shown = f"{url.scheme}://{url.hostname}"
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise ValueError(f"base_url: expected https://host/path, found {shown}")
+        raise ValueError(f"{name}: expected https://host/path, found {shown}")
     if url.username or url.password or url.query or url.fragment:
-        raise ValueError("base_url: expected no credentials, query or fragment; use api_key_env for a key")
+        raise ValueError(f"{name}: expected no credentials, query or fragment; use api_key_env for a key")
     try:
         _ = url.port
     except ValueError as error:
-        raise ValueError(f"base_url: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     if url.scheme == "http" and not allow_plain_http and not _is_loopback(url.hostname):
-        raise ValueError(f"base_url: {shown} is not encrypted; use https, or set allow_plain_http")
+        raise ValueError(f"{name}: {shown} is not encrypted; use https, or set allow_plain_http")
 
 
 def _is_loopback(host: str) -> bool:

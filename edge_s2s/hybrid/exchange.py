@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Self
 from urllib.parse import SplitResult
@@ -22,6 +22,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from edge_s2s.errors import CloudError
+from edge_s2s.hybrid.pins import check_pin
 
 _PIECE = 1 << 14  # bytes read at most at a time
 
@@ -29,8 +30,8 @@ _PIECE = 1 << 14  # bytes read at most at a time
 class Exchange:
     """Sends a request when it is made; close it, or use it as a context manager.
 
-    `deadline` is a moment of time.monotonic(). What goes wrong is a CloudError, whose reason is `connect`,
-    `tls`, `timeout`, `interrupted` or `too_large`.
+    `deadline` is a moment of time.monotonic(); `pins`, if any, are the keys that the server may have. What
+    goes wrong is a CloudError, whose reason is `connect`, `tls`, `timeout`, `interrupted` or `too_large`.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Exchange:
         deadline: float,
         max_response_bytes: int,
         ssl_context: ssl.SSLContext | None = None,
+        pins: Collection[str] = (),
     ) -> None:
         self._url = url
         self._request = (method, path, body, {"Host": url.netloc, "Connection": "close", **headers})
         self._deadline = deadline
         self._max_bytes = max_response_bytes
         self._ssl_context = ssl_context
+        self._pins = pins
         self._messages: SimpleQueue[tuple[int, Mapping[str, str]] | bytes | CloudError | None] = SimpleQueue()
         self._connection: HTTPConnection | None = None
         self._closed = threading.Event()
@@ -137,10 +140,14 @@ class Exchange:
             self._connection = connection
             try:
                 connection.connect()
-                return connection
             except (OSError, urllib3.exceptions.HTTPError) as found:
                 connection.close()
                 error = found
+            else:
+                if self._pins:  # nothing has been sent yet
+                    assert isinstance(connection.sock, ssl.SSLSocket)
+                    check_pin(connection.sock.getpeercert(binary_form=True), self._pins)
+                return connection
         raise error
 
     def _connection_to(self, address: str, host: str, port: int, timeout: float) -> HTTPConnection:
@@ -149,6 +156,15 @@ class Exchange:
         return HTTPSConnection(
             address, port, timeout=timeout, ssl_context=self._ssl_context, server_hostname=host
         )
+
+
+def tls_context(url: SplitResult, ca_file: str | None) -> ssl.SSLContext | None:
+    """What an https URL needs; `ca_file` has certificates to trust instead of the system's."""
+    if url.scheme == "http":
+        return None
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _late() -> CloudError:

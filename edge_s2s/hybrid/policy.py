@@ -11,6 +11,7 @@ Why the cloud was asked, in `Generation.reasons`:
     language            the tokenizer does not know much of the text
     task                the model was made for another task
     device              the device is too hot, too empty or too full for the model
+    blocked             the remote policy blocks the bundle
     mode                `prefer_in_cloud` and `only_in_cloud` ask for every text
 
 Why it did not answer is `cloud_` and the reason of the CloudError, such as `cloud_privacy`, or `cloud_slow`

@@ -134,7 +134,8 @@ class Peer:
         host = changes.pop("host", "127.0.0.1")
         scheme = "http" if self.tls is None else "https"
         url = f"{scheme}://{host}:{self.port}{_PREFIX[protocol]}"
-        values = {"max_attempts": 1, "model": "teacher", "protocol": protocol, "base_url": url, **changes}
+        values = {"max_attempts": 1, "max_requests_per_minute": 10_000, "model": "teacher", **changes}
+        values |= {"protocol": protocol, "base_url": url}
         return CloudConfig(**values)
 
     def _accept(self) -> None:
