@@ -208,6 +208,8 @@ def _requests(bundle: Path, rows: Sequence[Row], cloud: Sequence[str], name: str
             base_url=url,
             model=name,
             state_dir=state,
+            timeout_s=600,  # a busy machine may starve server and client for longer than a user would wait
+            max_requests_per_minute=1000,
             max_requests_per_day=10 * len(rows),
             max_tokens_per_day=1 << 30,
         )
