@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import io
 import json
 import math
@@ -12,23 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
+from typing import BinaryIO, NoReturn
 
 from edge_s2s import __version__
-from edge_s2s.bundle import Bundle, open_bundle
+from edge_s2s.cli_bundle import bundle_path, info, verify
+from edge_s2s.cli_cloud import add_cloud_options, cloud_check, cloud_sign, with_cloud
 from edge_s2s.constrained import Constraint
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import CHECKS, GenerationOptions, Replacement
 from edge_s2s.jsonl import Values, generate_rows, open_output
-from edge_s2s.loading import default_bundle_path, load
-from edge_s2s.manifest import Manifest
+from edge_s2s.loading import load
 from edge_s2s.model import Seq2SeqModel
-from edge_s2s.onnx_graph import check_onnx
-from edge_s2s.providers import PROVIDERS, find_device
+from edge_s2s.providers import PROVIDERS
 from edge_s2s.threads import MAX_THREADS
-
-if TYPE_CHECKING:
-    from edge_s2s import hybrid
 
 OK, ERROR, USAGE, SOME_ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -142,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("file", metavar="FILE", help="text in UTF-8; - is standard input")
     _add_bundle(command)
-    _add_cloud(command)
+    add_cloud_options(command)
     _add_options(command)
     command.add_argument(
         "--focus",
@@ -201,11 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="one JSON object")
     _add_bundle(command)
 
-    cloud = commands.add_parser("cloud", help="look at a cloud endpoint", allow_abbrev=False)
+    cloud = commands.add_parser(
+        "cloud", help="look at a cloud endpoint, or sign a policy for it", allow_abbrev=False
+    ).add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = _add(
-        cloud.add_subparsers(title="commands", required=True, metavar="COMMAND"),
+        cloud,
         "check",
-        _cloud_check,
+        cloud_check,
         "say whether an endpoint answers, and which protocols it speaks",
         "edge-s2s cloud check cloud.toml",
         "edge-s2s cloud check cloud.toml --json",
@@ -214,9 +211,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="the checks as JSON")
 
     command = _add(
+        cloud,
+        "sign",
+        cloud_sign,
+        "sign a policy that devices fetch, on standard output",
+        "edge-s2s cloud sign policy.json --key private.pem > signed.json",
+    )
+    command.add_argument("policy", metavar="POLICY", help="JSON file; hybrid/remote_policy.py has its keys")
+    command.add_argument("--key", metavar="PEM", required=True, help="private key of Ed25519")
+
+    command = _add(
         commands,
         "info",
-        _info,
+        info,
         "say what a bundle is, or what this machine has for its encoder",
         "edge-s2s info default",
         "edge-s2s info model.es2s --json",
@@ -229,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(
         commands,
         "verify",
-        _verify,
+        verify,
         "check every hash, shape and golden answer of a bundle",
         "edge-s2s verify default",
         "edge-s2s verify model.es2s --json",
@@ -269,15 +276,6 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fallback", choices=("cpu",), help="where what --provider refuses runs")
 
 
-def _add_cloud(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("cloud", "who may better a doubtful answer; needs edge_s2s[cloud]")
-    group.add_argument("--cloud", metavar="CONFIG", help="TOML file with [cloud] and perhaps [policy]")
-    modes = ("prefer_on_device", "only_on_device", "prefer_in_cloud", "only_in_cloud")
-    group.add_argument("--mode", choices=modes, help="who answers; by default prefer_on_device")
-    privacies = ("never", "ask", "redacted", "allow")
-    group.add_argument("--privacy", choices=privacies, help="what may be sent; by default never")
-
-
 def _add_num_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-threads", type=_num_threads, metavar="N", help="threads; by default up to 4")
 
@@ -306,17 +304,13 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
         raise
 
 
-def _path(name: str) -> Path:
-    return default_bundle_path(must_exist=True) if name == "default" else Path(name)
-
-
 def _load(arguments: argparse.Namespace) -> Seq2SeqModel:
     if arguments.fallback is not None and arguments.provider is None:
         arguments.usage_error("--fallback is for --provider")
     if arguments.provider is not None:
         _keep_standard_output()
     return load(
-        _path(arguments.bundle),
+        bundle_path(arguments.bundle),
         num_threads=arguments.num_threads,
         providers=None if arguments.provider is None else [arguments.provider],
         fallback=arguments.fallback,
@@ -345,8 +339,9 @@ def _keep_standard_output() -> None:
 def _summarize(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     document = _read_text(arguments.file)
-    with _load(arguments) as model:
-        summarizer = _with_cloud(arguments, model)
+    with ExitStack() as stack:
+        model = stack.enter_context(_load(arguments))
+        summarizer = with_cloud(arguments, model, stack)
         on_progress = _Parts() if sys.stderr.isatty() else None
         focus = arguments.focus
         if arguments.json:
@@ -365,57 +360,6 @@ def _summarize(arguments: argparse.Namespace) -> int:
             print(piece, end="", flush=True)
         print()
     return OK
-
-
-def _with_cloud(arguments: argparse.Namespace, model: Seq2SeqModel) -> "Seq2SeqModel | hybrid.HybridModel":
-    """The model, with the cloud behind it if there is one."""
-    if arguments.cloud is None:
-        if arguments.mode or arguments.privacy:
-            arguments.usage_error("--mode and --privacy are for --cloud")
-        return model
-    _check_cloud_is_installed()
-    from edge_s2s import hybrid
-
-    given = {name: value for name in ("mode", "privacy") if (value := getattr(arguments, name)) is not None}
-    policy = dataclasses.replace(hybrid.Policy.from_toml(arguments.cloud), **given)
-    client = hybrid.CloudClient(hybrid.CloudConfig.from_toml(arguments.cloud))
-    governor = hybrid.Governor(hybrid.LinuxDevice())
-    consent = _consent(client.config.base_url)
-    return hybrid.HybridModel(model, client, policy, consent=consent, governor=governor)
-
-
-def _check_cloud_is_installed() -> None:
-    if importlib.util.find_spec("urllib3") is None:
-        raise ValueError("the cloud needs urllib3: pip install 'edge_s2s[cloud]'")
-
-
-def _consent(address: str) -> Callable[[str], bool]:
-    """Asks on the terminal; without one nobody agrees."""
-
-    def ask(text: str) -> bool:
-        try:
-            with Path("/dev/tty").open("r+b", buffering=0) as terminal:
-                terminal.write(
-                    f"\nSend all {len(text)} characters of this text to {address}? [y/N] ".encode()
-                )
-                return terminal.readline().strip().lower() in (b"y", b"yes")
-        except OSError:
-            return False
-
-    return ask
-
-
-def _cloud_check(arguments: argparse.Namespace) -> int:
-    _check_cloud_is_installed()
-    from edge_s2s import hybrid
-
-    checks = [*hybrid.check(hybrid.CloudConfig.from_toml(arguments.config))]
-    if arguments.json:
-        print(json.dumps({"ok": checks[0].ok, "checks": [found._asdict() for found in checks]}))
-    else:
-        for found in checks:
-            print(f"{'✓' if found.ok else '✗'} {found.name}: {found.detail}")
-    return OK if checks[0].ok else ERROR
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -551,136 +495,3 @@ class _Progress:
 
 def _clock(seconds: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    if (arguments.bundle is None) != arguments.providers:
-        arguments.usage_error("expected BUNDLE or --providers")
-    if arguments.providers:
-        return _info_providers(arguments.json)
-    with open_bundle(_path(arguments.bundle)) as bundle:
-        if arguments.json:
-            print(json.dumps(bundle.manifest.to_document(), ensure_ascii=False))
-        else:
-            for name, value in _describe(bundle, bundle.manifest):
-                print(f"{name:<16}{value}")
-    return OK
-
-
-def _info_providers(as_json: bool) -> int:
-    found = {}
-    for name, provider in PROVIDERS.items():
-        try:
-            device = find_device(provider, {})
-        except EdgeS2SError as error:
-            found[name] = {"runs": False, "detail": _sentence(error).removeprefix(f"{name}: ")}
-        else:
-            what, where = provider.package or "onnxruntime", device.description or "its device"
-            detail = f"{what} {device.version} on {where}"
-            found[name] = {"runs": True, "detail": detail}
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        for name, values in found.items():
-            print(f"{'✓' if values['runs'] else '✗'} {name:<10}{values['detail']}")
-    return OK
-
-
-def _describe(bundle: Bundle, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    dims, features, generation = manifest.dimensions, manifest.features, manifest.generation
-    yield "name", f"{manifest.name} {manifest.version}"
-    yield "task", f"{manifest.task} ({', '.join(manifest.languages)})"
-    yield "licence", manifest.licence.weights
-    for source in manifest.licence.data:
-        yield "data", source
-    yield "prefix", ascii(manifest.prefix)
-    yield "encoder", f"{dims.n_encoder_layers} layers, {manifest.quantization.encoder_weights}"
-    yield "decoder", f"{dims.n_layers} layers, {features.weights_dtype}, {features.ffn}, {features.position}"
-    yield "sizes", f"d_model {dims.d_model}, d_ff {dims.d_ff}, {dims.n_heads} heads of {dims.d_head}"
-    yield "vocabulary", f"{dims.vocab_size} tokens"
-    yield "limits", f"{dims.max_source_len} source tokens, {dims.max_target_len} new tokens"
-    changed = {
-        field.name: value
-        for field in dataclasses.fields(generation)
-        if (value := getattr(generation, field.name)) not in (None, (), 0, 1, field.default)
-    }
-    yield "generation", ", ".join(f"{name} {value}" for name, value in changed.items())
-    for name, entry in manifest.files.items():
-        yield name, f"{entry.size} bytes, SHA-256 {entry.sha256[:16]}..."
-    yield "made by", f"{manifest.created_by}; needs edge_s2s {manifest.min_runtime}"
-    yield "path", f"{bundle.path}"
-
-
-class _Check(NamedTuple):
-    name: str
-    ok: bool
-    detail: str
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    checks = []
-    for check in _checks(_path(arguments.bundle), arguments.num_threads):
-        checks.append(check)
-        if not arguments.json:
-            print(f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}", flush=True)
-    ok = all(check.ok for check in checks)
-    if arguments.json:
-        print(json.dumps({"ok": ok, "checks": [check._asdict() for check in checks]}, ensure_ascii=False))
-    return OK if ok else ERROR
-
-
-def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
-    """Each check, up to the first without which the next ones have no meaning."""
-    try:
-        bundle = open_bundle(path)
-    except EdgeS2SError as error:
-        yield _Check("files", False, str(error))
-        return
-    with bundle:
-        n_bytes = sum(entry.size for entry in bundle.manifest.files.values())
-        yield _Check(
-            "files", True, f"{len(bundle.manifest.files)} with {n_bytes} bytes, every SHA-256 is right"
-        )
-        yield _Check(
-            "weights", True, f"{len(bundle.weights.tensors)} tensors, every name, type and shape is right"
-        )
-        try:
-            n_static = _check_static_encoders(bundle)
-        except EdgeS2SError as error:
-            yield _Check("static encoders", False, str(error))
-            return
-        if n_static:
-            yield _Check("static encoders", True, f"{n_static} graphs of operators that they may have")
-        try:
-            model = load(path, num_threads=num_threads)
-        except EdgeS2SError as error:
-            yield _Check("model", False, str(error))
-            return
-        yield _Check("model", True, "tokenizer, encoder and decoder load and fit together")
-        with model:
-            yield from _golden_checks(bundle, model)
-
-
-def _check_static_encoders(bundle: Bundle) -> int:
-    """How many graphs for accelerators there are; BundleError if one has what it may not have."""
-    kinds = {kind for provider in PROVIDERS.values() for kind in provider.encoder_kinds}
-    files = [encoder.file for encoder in bundle.manifest.encoders if encoder.kind in kinds]
-    for file in files:
-        check_onnx(bundle.read(file), file)
-    return len(files)
-
-
-def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:
-    """What the exporter saw must come out on this machine: input ids, and how greedy search begins."""
-    greedy = GenerationOptions(num_beams=1, num_return_sequences=1)
-    for i, case in enumerate(bundle.golden()):
-        name = f"golden {i}"
-        input_ids = tuple(model.encode(case.text))
-        [[generation]] = model.generate([list(case.input_ids)], greedy)
-        if input_ids != case.input_ids:
-            yield _Check(name, False, f"expected input ids {list(case.input_ids)}, found {list(input_ids)}")
-        elif (begin := generation.token_ids[: len(case.token_ids)]) != case.token_ids:
-            found = list(begin)
-            yield _Check(name, False, f"expected tokens {list(case.token_ids)}, found {found}")
-        else:
-            yield _Check(name, True, generation.text)

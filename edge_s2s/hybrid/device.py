@@ -7,14 +7,17 @@ A device is anything with `read() -> DeviceState`; what it cannot tell is None a
 or iOS the app writes its own.
 """
 
+import os
 import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
+
+from edge_s2s.hybrid.config import read_table
 
 
 class Step(IntEnum):
@@ -41,6 +44,31 @@ class DeviceState:
     """The system has slowed the processor down because of heat or a weak power supply"""
     is_metered: bool | None = None
     """The network costs by volume"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """What the command line does for a device that needs it."""
+
+    fewer_threads: bool = True
+    """Whether the bundle is loaded once more, with half of the threads, when the device is warm"""
+    smaller_bundle: str | None = None
+    """What is used when it is hot"""
+    root: str = "/"
+    """Where `sys` and `proc` are; in a container perhaps those of its host"""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fewer_threads, bool):
+            raise ValueError(f"fewer_threads: expected true or false, found {self.fewer_threads!r}")
+        for name in ("smaller_bundle", "root"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and Path(value).exists()):
+                raise ValueError(f"{name}: expected a path that exists, found {value!r}")
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads the table `[device]` of a file; without one it is the default."""
+        return cls(**read_table(Path(path), "device", [field.name for field in fields(cls)]))
 
 
 class Device(Protocol):

@@ -53,7 +53,8 @@ class HybridModel:
 
     `cloud` None: nothing is asked. `consent` is asked for `privacy="ask"`, with the text that would be sent.
     `governor` tells how the device is; `models` are what to use instead of `model` from a step of it on,
-    such as the same bundle with fewer threads, or a smaller one. `cache` keeps answers of the cloud.
+    such as the same bundle with fewer threads, or a smaller one. One may be a function that loads it, called
+    when it is first needed. `cache` keeps answers of the cloud.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class HybridModel:
         *,
         consent: Callable[[str], bool] | None = None,
         governor: Governor | None = None,
-        models: Mapping[Step, Seq2SeqModel] | None = None,
+        models: Mapping[Step, Seq2SeqModel | Callable[[], Seq2SeqModel]] | None = None,
         cache: AnswerCache | None = None,
     ) -> None:
         self.model = model
@@ -73,6 +74,7 @@ class HybridModel:
         self._consent = consent
         self._governor = governor
         self._models = dict(models or {})
+        self._loading = threading.Lock()
         self._cache = cache
 
     def generate(
@@ -175,14 +177,13 @@ class HybridModel:
 
         if self.policy.mode == ONLY_IN_CLOUD:
             return [replace(ask(deadline), reasons=("mode",))]
-        if self._step() == Step.OFFLOAD:
+        if (unfit := self._unfit()) is not None:
+            reason, sentence = unfit
             try:
-                return [replace(ask(deadline), reasons=("device",))]
+                return [replace(ask(deadline), reasons=(reason,))]
             except CloudError as error:
-                message = (
-                    "the device is too hot, too empty or too full for the model, and the cloud gave nothing"
-                )
-                raise CloudError("device", f"{message}: {error}") from error
+                message = f"{sentence}, and the cloud gave nothing: {error}"
+                raise CloudError("kill_switch" if reason == "blocked" else reason, message) from error
         if self.policy.mode == PREFER_IN_CLOUD:
             return self._race(draft, ask, deadline)
         try:
@@ -265,7 +266,16 @@ class HybridModel:
     # --------------------------------------------------- the device -----------------------------------------
 
     def _drafts_first(self) -> bool:
-        return self.policy.mode in (PREFER_ON_DEVICE, ONLY_ON_DEVICE) and self._step() < Step.OFFLOAD
+        return self.policy.mode in (PREFER_ON_DEVICE, ONLY_ON_DEVICE) and self._unfit() is None
+
+    def _unfit(self) -> tuple[str, str] | None:
+        """Why the model must not answer, as a word and a sentence."""
+        remote = None if self.cloud is None else self.cloud.remote_policy
+        if remote is not None and remote.blocks(self.model.bundle_digest):
+            return "blocked", "the remote policy blocks this bundle"
+        if self._step() == Step.OFFLOAD:
+            return "device", "the device is too hot, too empty or too full for the model"
+        return None
 
     def _step(self) -> Step:
         return Step.FULL if self._governor is None else self._governor.step()
@@ -277,12 +287,25 @@ class HybridModel:
         step = self._step()
         if options is not None and deadline is not None:
             options = replace(options, deadline_ms=max(1, round(1000 * (deadline - time.monotonic()))))
-        fitting = [s for s in self._models if s <= step]
-        model = self._models[max(fitting)] if fitting else self.model
+        model = self._model_for(step)
         if step >= Step.GREEDY:
             given = GenerationOptions() if options is None else options
             options = replace(given, num_beams=1, num_beam_groups=1, do_sample=False, num_return_sequences=1)
         return model, options
+
+    def _model_for(self, step: Step) -> Seq2SeqModel:
+        fitting = [s for s in self._models if s <= step]
+        if not fitting:
+            return self.model
+        with self._loading:
+            model = self._models[max(fitting)]
+            if not isinstance(model, Seq2SeqModel):
+                try:
+                    model = model()
+                except MemoryError:  # no room for a second one: the first is there
+                    return self.model
+                self._models[max(fitting)] = model
+        return model
 
     # ---------------------------------------------------- the cloud -----------------------------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bundle_extensions import with_extensions
 from edge_s2s import Seq2SeqModel
 from edge_s2s.hybrid import CloudConfig
 from edge_s2s.hybrid.check import SENTENCE, check
@@ -109,6 +110,90 @@ def test_mode_without_a_cloud_is_a_usage_error(run: Run):
     done = run("summarize", "text.txt", "--mode", "only_on_device")
     assert done.returncode == 2
     assert "for --cloud" in done.stderr
+
+
+@pytest.fixture
+def warm(tmp_path: Path) -> Callable[[int], str]:
+    """A system of so many degrees, as `[device]` names it."""
+
+    def at(celsius: int) -> str:
+        zone = tmp_path / "host" / "sys" / "class" / "thermal" / "thermal_zone0"
+        zone.mkdir(parents=True, exist_ok=True)
+        (zone / "temp").write_text(f"{1000 * celsius}\n")
+        return f'[device]\nroot = "{tmp_path / "host"}"\n'
+
+    return at
+
+
+@pytest.mark.parametrize(
+    ("celsius", "flags", "table", "n_threads"),
+    [
+        (40, [], "", 4),
+        (71, [], "", 2),
+        (71, ["--no-fewer-threads"], "", 4),
+        (71, [], "fewer_threads = false\n", 4),
+        (71, ["--fewer-threads"], "fewer_threads = false\n", 2),
+        (81, [], "", 2),
+    ],
+)
+def test_a_warm_device_answers_with_half_of_the_threads(
+    celsius: int, flags: list[str], table: str, n_threads: int, run: Run, warm: Callable[[int], str]
+):
+    command = ["summarize", "text.txt", "--cloud", "cloud.toml", "--json", "--num-threads", "4", *flags]
+    done = run(*command, policy=warm(celsius) + table)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["stats"]["num_threads"] == n_threads
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_hot_device_answers_with_the_smaller_bundle(
+    in_file: bool, run: Run, warm: Callable[[int], str], tiny_bundle: Path, tmp_path: Path
+):
+    """Which is told from the other by a calibration that has no doubts."""
+    calibration = {
+        "good": "x", "n_documents": 250, "features": ["logprob_mean"], "mean": [0.0], "scale": [1.0],
+        "weights": [0.001], "bias": 9.0, "slope": 1.0, "offset": 0.0, "threshold": 0.5,
+    }  # fmt: skip
+    smaller = with_extensions(tiny_bundle, tmp_path / "smaller.es2s", calibration=calibration)
+    command = ["summarize", "text.txt", "--cloud", "cloud.toml", "--json", "--num-threads", "1"]
+    for celsius in (40, 81):
+        if in_file:
+            done = run(*command, policy=f'{warm(celsius)}smaller_bundle = "{smaller}"\n')
+        else:
+            done = run(*command, "--smaller-bundle", str(smaller), policy=warm(celsius))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (json.loads(done.stdout)["confidence"] is not None) == (celsius == 81)
+
+
+def test_a_smaller_bundle_that_is_not_there_is_an_error_before_any_work(run: Run):
+    done = run("summarize", "text.txt", "--cloud", "cloud.toml", "--smaller-bundle", "absent.es2s")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == "edge-s2s: error: smaller_bundle: expected a path that exists, found 'absent.es2s'\n"
+    )
+    done = run("summarize", "text.txt", "--smaller-bundle", "absent.es2s")
+    assert done.returncode == 2
+
+
+def test_a_signed_policy_switches_the_cloud_off_and_the_check_says_so(run: Run, peer: Peer, tmp_path: Path):
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", "k.pem"], cwd=tmp_path, check=True)
+    policy = {"version": 1, "expires": "2100-01-01T00:00:00Z", "cloud_enabled": False}
+    (tmp_path / "policy.json").write_text(json.dumps(policy))
+    done = run("cloud", "sign", "policy.json", "--key", "k.pem")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "signed.json").write_text(done.stdout)
+    tables = f'[cloud]\nbase_url = "http://127.0.0.1:{peer.port}/v1"\nmodel = "teacher"\n'
+    tables += f'state_dir = "state"\nremote_policy = "signed.json"\n{done.stderr}'
+    (tmp_path / "off.toml").write_text(tables)
+    done = run("summarize", "text.txt", "--cloud", "off.toml", "--privacy", "allow", "--json")
+    values = json.loads(done.stdout)
+    assert values["origin"] == "device"
+    assert "cloud_kill_switch" in values["reasons"]
+    done = run("cloud", "check", "off.toml")
+    assert done.returncode == 1
+    assert "✗ openai_chat: the remote policy switches the cloud off (kill_switch)" in done.stdout
+    assert "✓ remote policy: version 1, until 2100-01-01T00:00:00Z" in done.stdout
+    assert peer.requests == []
 
 
 def test_on_a_terminal_the_clouds_answer_follows_the_draft(run: Run, tmp_path: Path, tiny_bundle: Path):

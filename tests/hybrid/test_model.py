@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from edge_s2s.hybrid import (
 )
 from edge_s2s_export.probe_texts import probe_texts
 from hybrid.peers import ANSWER, Peer, Request, body_of, head_of, respond
+from hybrid.signed_policies import public, signed
 
 REPORT = Path(__file__).parents[2] / "reports" / "hybrid_never.json"
 TEXT = probe_texts(1)[0]
@@ -48,6 +50,16 @@ def cloud(tmp_path: Path) -> Iterator[Any]:
     yield make
     for peer in peers:
         peer.__exit__()
+
+
+@dataclass
+class Warm:
+    """A device of so many degrees."""
+
+    celsius: float = 40.0
+
+    def read(self) -> DeviceState:
+        return DeviceState(temperature_c=self.celsius)
 
 
 def saying(text: str | Any):
@@ -74,6 +86,52 @@ def test_a_doubtful_draft_is_followed_by_the_clouds_answer(model: Seq2SeqModel, 
         draft == model.generate([TEXT], SHORT)[0][0] or draft.text == model.generate([TEXT], SHORT)[0][0].text
     )
     assert peer.requests[0].body["max_tokens"] == 8
+
+
+def test_a_bundle_that_the_remote_policy_blocks_gives_no_answer(
+    model: Seq2SeqModel, cloud: Any, tmp_path: Path
+):
+    file = tmp_path / "policy.json"
+    file.write_bytes(signed(blocked_bundles=["0" * 64]))
+    client, peer = cloud(remote_policy=str(file), remote_policy_keys=[public()])
+    hybrid = HybridModel(model, client, Policy(privacy="allow", mode="prefer_on_device"))
+    refusing = HybridModel(model, client, Policy(privacy="never"))
+    assert refusing.generate([TEXT], SHORT)[0][0].origin == "device"
+    file.write_bytes(signed(version=2, blocked_bundles=[model.bundle_digest]))
+    [[best]] = hybrid.generate([TEXT], SHORT)
+    assert (best.text, best.origin, best.reasons) == (ANSWER, "cloud", ("blocked",))
+    for answer in (lambda: refusing.generate([TEXT]), lambda: list(refusing.stream(TEXT))):
+        with pytest.raises(CloudError, match="the remote policy blocks this bundle") as caught:
+            answer()
+        assert caught.value.reason == "kill_switch"
+    assert len(peer.requests) == 1
+
+
+def test_a_model_for_a_step_is_loaded_once_when_it_is_first_needed(model: Seq2SeqModel, tiny_bundle: Path):
+    device, n_loaded = Warm(), 0
+
+    def load() -> Seq2SeqModel:
+        nonlocal n_loaded
+        n_loaded += 1
+        return edge_s2s.load(tiny_bundle, num_threads=1)
+
+    governor = Governor(device, clock=iter(range(0, 10_000, 100)).__next__)
+    hybrid = HybridModel(model, governor=governor, models={Step.FEWER_THREADS: load})
+    hybrid.generate([TEXT], SHORT)
+    assert n_loaded == 0
+    device.celsius = 71.0
+    for _ in range(3):
+        assert hybrid.generate([TEXT], SHORT)[0][0].stats.num_threads == 1
+    assert n_loaded == 1
+
+
+def test_a_model_for_a_step_that_there_is_no_memory_for_leaves_the_first(model: Seq2SeqModel):
+    def load() -> Seq2SeqModel:
+        raise MemoryError
+
+    device = Warm(71.0)
+    hybrid = HybridModel(model, governor=Governor(device), models={Step.FEWER_THREADS: load})
+    assert hybrid.generate([TEXT], SHORT)[0][0].text == model.generate([TEXT], SHORT)[0][0].text
 
 
 def test_a_draft_that_is_good_by_the_calibration_stays(tiny_bundle: Path, tmp_path: Path, cloud: Any):
