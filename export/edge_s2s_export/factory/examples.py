@@ -14,6 +14,7 @@ import torch
 
 PAD = 0
 IGNORED = -100  # a label that no loss counts, as in transformers
+LENGTH_NOISE = 4.0  # tokens by which targets of a batch differ, so that each epoch mixes them anew
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def _cut(ids: Sequence[int], length: int) -> Sequence[int]:
 
 
 class Epochs:
-    """Every example once, in an order drawn anew each time, in the shortest shape that holds its source."""
+    """Every example once, in an order drawn anew each time, in the shortest shape that holds its source.
+
+    Targets of a batch are about equally long, so that little of what `trimmed` leaves is padding.
+    """
 
     def __init__(self, examples: Sequence[Example], shapes: Sequence[Shape], *, seed: int) -> None:
         if not examples:
@@ -113,6 +117,7 @@ class Epochs:
         lengths = np.array([shape.source_length for shape in shapes])
         fits = np.searchsorted(lengths, [len(example.source) for example in examples])
         members = np.minimum(fits, len(shapes) - 1)
+        self._target_lengths = np.array([len(example.target) for example in examples])
         self._members = [np.flatnonzero(members == index) for index in range(len(shapes))]
         self.n_batches = sum(
             -(-len(of_shape) // shape.rows) for of_shape, shape in zip(self._members, shapes, strict=True)
@@ -123,7 +128,8 @@ class Epochs:
         random = np.random.default_rng([self._seed, epoch])
         plan = []
         for shape, members in zip(self._shapes, self._members, strict=True):
-            order = random.permutation(members)
+            noise = random.uniform(0, LENGTH_NOISE, len(members))
+            order = members[np.argsort(self._target_lengths[members] + noise)]
             plan += [(shape, order[at : at + shape.rows]) for at in range(0, len(order), shape.rows)]
         return [plan[index] for index in random.permutation(len(plan))]
 

@@ -5,7 +5,16 @@ from collections import Counter
 import pytest
 import torch
 
-from edge_s2s_export.factory.examples import IGNORED, PAD, Epochs, Example, Shape, collate, shapes_of
+from edge_s2s_export.factory.examples import (
+    IGNORED,
+    LENGTH_NOISE,
+    PAD,
+    Epochs,
+    Example,
+    Shape,
+    collate,
+    shapes_of,
+)
 
 SHAPES = shapes_of((8, 20), target_length=6, tokens_per_batch=60)
 EXAMPLES = [Example([*range(10, 10 + n), 1], [*range(40, 40 + n % 5), 1]) for n in range(1, 30)]
@@ -45,6 +54,15 @@ def test_an_epoch_has_every_example_once():
             real = (batch.labels != IGNORED).any(1)
             seen.update(int(n) for n in lengths[real])
         assert seen == Counter(min(len(example.source), 20) for example in EXAMPLES)
+
+
+def test_targets_of_a_batch_are_about_equally_long_and_other_ones_meet_each_epoch():
+    examples = [Example([5, 1], [*range(40, 40 + n % 30), 1]) for n in range(600)]
+    epochs = Epochs(examples, (Shape(20, 8, 40),), seed=4)
+    batches = [(epochs(index).labels != IGNORED).sum(1) for index in range(2 * epochs.n_batches)]
+    assert max(int(lengths.max() - lengths.min()) for lengths in batches) <= LENGTH_NOISE + 1
+    first, second = batches[: epochs.n_batches], batches[epochs.n_batches :]
+    assert sorted(str(b.tolist()) for b in first) != sorted(str(b.tolist()) for b in second)
 
 
 def test_a_batch_is_a_function_of_seed_and_index():
