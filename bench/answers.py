@@ -15,6 +15,7 @@ from edge_s2s.faithfulness import Evidence
 from edge_s2s.generation import FinishReason, Generation, GenerationStats
 from edge_s2s.manifest import Manifest
 from edge_s2s_export.factory.datasets import Row
+from edge_s2s_export.factory.outputs import with_draws
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Answer:
     source_tokens: int
     wall_s: float
     cpu_s: float
+    draws: tuple[str, ...] = ()  # for the careful confidence
+    draws_cpu_s: float = 0.0  # of a request for these alone, which reads the source again
 
     def features(self, source: str) -> dict[str, float]:
         """Those of `edge_s2s.confidence`, for the source that it answers."""
@@ -41,22 +44,23 @@ class Answer:
             token_logprobs=self.token_logprobs,
             finish_reason=self.finish_reason,
             stats=stats,
+            draws=self.draws,
         )
         values = features(generation, Evidence(source).check(self.text), source)
         assert values, "every answer was decoded"
         return values
 
 
-def answers(bundle: Path, rows: Sequence[Row], work: Path) -> list[Answer]:
+def answers(bundle: Path, rows: Sequence[Row], work: Path, *, n_draws: int = 0) -> list[Answer]:
     """Of all rows, in their order. Ctrl-C loses one; what is too long is cut, as for the calibration."""
     with edge_s2s.load(bundle, num_threads=1) as model:
         work.mkdir(parents=True, exist_ok=True)
-        path = work / f"{model.manifest.name}-{identity(model.manifest)}.jsonl"
+        path = work / f"{model.manifest.name}-{identity(model.manifest)}-{n_draws}.jsonl"
         kept = _read(path)
         with path.open("a", encoding="utf-8") as file:
             for row in tqdm(rows, desc=model.manifest.name, unit="row", mininterval=1.0):
                 if (key := f"{row.set}/{row.id}") not in kept:
-                    kept[key] = _answer(model, key, row.source)
+                    kept[key] = _answer(model, key, row.source, n_draws)
                     file.write(json.dumps(asdict(kept[key]), ensure_ascii=False) + "\n")
                     file.flush()
     return [kept[f"{row.set}/{row.id}"] for row in rows]
@@ -69,17 +73,21 @@ def identity(manifest: Manifest) -> str:
     return hashlib.sha256(repr((files, manifest.generation, manifest.prefix)).encode()).hexdigest()[:12]
 
 
-def _answer(model: edge_s2s.Seq2SeqModel, key: str, source: str) -> Answer:
+def _answer(model: edge_s2s.Seq2SeqModel, key: str, source: str, n_draws: int) -> Answer:
     wall, cpu = time.perf_counter(), time.process_time()
     best, *_ = model.generate([source], truncation=True)[0]
+    end, cpu_end = time.perf_counter(), time.process_time()
+    [best] = with_draws(model, [source], [best], n_draws)
     return Answer(
         key,
         best.text,
         best.token_logprobs,
         best.finish_reason,
         best.stats.source_tokens,
-        time.perf_counter() - wall,
-        time.process_time() - cpu,
+        end - wall,
+        cpu_end - cpu,
+        best.draws,
+        time.process_time() - cpu_end,
     )
 
 
@@ -92,6 +100,5 @@ def _read(path: Path) -> dict[str, Answer]:
     if complete != whole:
         path.write_bytes(complete)
     found = [json.loads(line) for line in complete.decode("utf-8").splitlines()]
-    return {
-        line["key"]: Answer(**{**line, "token_logprobs": tuple(line["token_logprobs"])}) for line in found
-    }
+    tuples = ("token_logprobs", "draws")
+    return {line["key"]: Answer(**{**line, **{name: tuple(line[name]) for name in tuples}}) for line in found}

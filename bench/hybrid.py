@@ -42,6 +42,7 @@ from edge_s2s_export.factory.calibration import Confidence, auroc, calibrate
 from edge_s2s_export.factory.datasets import Row, read_rows
 from edge_s2s_export.factory.evaluation import score_rows
 from edge_s2s_export.factory.measurement import rounded
+from edge_s2s_export.factory.outputs import N_DRAWS
 
 SETS = ("dialogsum", "qmsum_span", "convosumm_email", "mts_dialog", "scitldr")
 METRIC = "rougeL"
@@ -50,7 +51,8 @@ REPORT, PICTURE = ROOT / "reports" / "hybrid.json", ROOT / "reports" / "hybrid.s
 README = ROOT / "edge_s2s" / "hybrid" / "README.md"
 BEGIN, END = "<!-- bench hybrid: begin -->", "<!-- bench hybrid: end -->"
 METHODS = {
-    "learned": "ours",
+    "careful": f"ours, {N_DRAWS} draws",
+    "learned": "ours, without draws",
     "mean log-probability": "mean log-probability",
     "length": "prefix and length only",  # there is one prefix
     "length and set": "length, told the data set",
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace, machine: Mapping[str, Any]) -> int:
     report: Report = {"machine": dict(machine), "rows": dict(Counter(row.set for row in rows))}
     with edge_s2s.load(bundle, num_threads=1) as model:
         report["bundle"] = f"{model.manifest.name} {model.manifest.version}, {identity(model.manifest)}"
-    local = answers(bundle, rows, args.work)
+    local = answers(bundle, rows, args.work, n_draws=N_DRAWS)
     qualities = {"device": _quality(rows, [answer.text for answer in local])}
     clouds = {REFERENCES: [row.targets[0] for row in rows]}
     qualities[REFERENCES] = np.full(len(rows), 100.0)
@@ -110,6 +112,7 @@ def run(args: argparse.Namespace, machine: Mapping[str, Any]) -> int:
         qualities["device"],
         [row.set for row in rows],
         metric=METRIC,
+        n_draws=N_DRAWS,
     )
     if confidence is None:
         print("too few rows, or all of them equally good", file=sys.stderr)
@@ -164,7 +167,11 @@ def _judged(confidence: Confidence, rows: Sequence[Row], quality: Floats) -> Rep
     """AUROC of a good answer on the mix and in DialogSum, whose median then decides, and AURC."""
     inside = np.array([row.set == "dialogsum" for row in rows])
     places = {"mix": np.full(len(rows), True), "dialogsum": inside}
-    judged: Report = {"good": confidence.calibration.good, "ece": confidence.ece, "methods": {}}
+    judged: Report = {
+        "good": confidence.calibrations[0].good,
+        "ece": dict(confidence.ece),
+        "methods": {},
+    }
     for method, name in METHODS.items():
         order = confidence.orders[method]
         of_method: Report = {"aurc": confidence.methods[method].aurc}

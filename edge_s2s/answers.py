@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 
 from edge_s2s import documents
+from edge_s2s.confidence import confidence
 from edge_s2s.decoder import Cancellation
 from edge_s2s.faithfulness import Evidence, find_loop
 from edge_s2s.generation import Check, FinishReason, Generation, Provenance, Replacement
@@ -30,10 +31,11 @@ def answers(
         for source in sources:
             job.drift.add(source.input_ids)
     results = run_checked(job, sources, cancellation, checks, on_tokens)
-    if (calibration := job.calibration) is None:
+    calibrations = job.careful, job.calibration
+    if not any(calibrations):
         return results
     return [
-        [dataclasses.replace(r, confidence=calibration.confidence(r, text, evidence)) for r in best]
+        [dataclasses.replace(r, confidence=confidence(r, text, evidence, *calibrations)) for r in best]
         for source, best in zip(sources, results, strict=True)
         for text in [source.text or job.parts.tokenizer.decode(source.input_ids)]
         for evidence in [Evidence(text)]
@@ -89,6 +91,7 @@ def stream_chunks(
     tokenizer = job.parts.tokenizer
     max_source_len = job.parts.max_source_len
     outputs: list[Generation] = []
+    job = dataclasses.replace(job, careful=None)  # what is made of several outputs has no confidence
 
     def work(cancellation: Cancellation, _emit: object) -> documents.Summary:
         def count_tokens(text: str) -> int:

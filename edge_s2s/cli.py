@@ -72,6 +72,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {  # of `generate` an
     ),
     "source_language": (str, "code of the text's language, for a model with several"),
     "target_language": (str, "code of the result's language"),
+    "careful": (bool, "draw other answers, too: says more surely how good a result is, takes longer"),
     "checks": (_names, f"what is mended in results, such as loops,numbers, of {', '.join(CHECKS)}; or none"),
 }
 

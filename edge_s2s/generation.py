@@ -142,6 +142,10 @@ class GenerationOptions:
     """What is not left in a result if it can be mended: "loops"; "numbers" and "names" that the source does
     not have. () is off, as `generate` and `stream` are by default, which are transformers'; `summarize` does
     what the bundle says, or checks loops and numbers."""
+    careful: bool | None = None
+    """Also draw other answers, where the bundle has a calibration for that. `confidence` then depends on how
+    far they agree with the result, and tells more; the result stays as it is. It costs a second, wider
+    search. Off by default; a HybridModel does it where its cloud may be asked."""
     deadline_ms: int | None = None
     """Time for the whole call, encoder included; what is there then comes with `finish_reason="deadline"`."""
 
@@ -152,7 +156,7 @@ class GenerationOptions:
         for name, (low, high) in _NUMBERS.items():
             if (number := getattr(self, name)) is not None:
                 _check_float(name, number, low, high)
-        for name in ("do_sample", "renormalize_logits"):
+        for name in ("do_sample", "renormalize_logits", "careful"):
             if not isinstance(getattr(self, name), bool | None):
                 raise ValueError(f"{name}: expected True or False, found {getattr(self, name)!r}")
         for name in ("source_language", "target_language"):
@@ -276,6 +280,8 @@ class Generation:
     """Of the cloud is the text alone: it has no `token_ids` and `token_logprobs`, and its `score` is NaN"""
     confidence: float | None = None
     """Probability that it is good, where the bundle has a calibration and the text was decoded in one pass"""
+    draws: tuple[str, ...] = ()
+    """Other answers to the same text that `careful` has drawn for the confidence"""
     seed: int | None = None
     """With which the same is drawn again; None if nothing was drawn"""
     provenance: tuple[Provenance, ...] = ()

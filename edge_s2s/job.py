@@ -8,9 +8,9 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edge_s2s.confidence import Calibration
+from edge_s2s.confidence import DRAW, DRAW_SEED, Calibration
 from edge_s2s.constrained import Constraint, ConstraintProcessor, results_of
 from edge_s2s.decoder import (
     Cancellation,
@@ -103,6 +103,8 @@ class Job:
     batch_size: int = 8
     on_progress: Callable[[int, int], None] | None = None
     calibration: Calibration | None = None
+    careful: Calibration | None = None
+    """One that needs `draws`, and is better; None draws nothing"""
     drift: Monitor | None = None
 
     def run(
@@ -141,9 +143,10 @@ class Job:
         decoder_ms = 0.0
         max_source_len = max(len(source.input_ids) for source in sources)
         max_target_len = max(len(source.target_prefix) for source in sources) + params.max_new_tokens
+        draws: list[tuple[str, ...]] = []
         with decoder.session(
             len(sources),
-            params.rows_per_source,
+            max(params.rows_per_source, self.careful.n_draws if self.careful else 1),
             max_source_len,
             max_target_len,
             max_draft_tokens=params.prompt_lookup_num_tokens,
@@ -175,16 +178,41 @@ class Job:
                     logits_processors=processors if any(processors) else None,
                     cancellation=cancellation,
                 )
+                draws = self._draws(session, read, cancellation)
                 decoder_ms = 1000 * (time.perf_counter() - start) / len(encoder_ms)
         results = [
             [
-                self._generation(source, hypothesis, ms, decoder_ms, seed)
+                replace(self._generation(source, hypothesis, ms, decoder_ms, seed), draws=drawn)
                 for hypothesis in self._kept(source, best)
             ]
-            for source, best, ms, seed in zip(sources, hypotheses, encoder_ms, seeds, strict=False)
+            for source, best, ms, seed, drawn in zip(
+                sources, hypotheses, encoder_ms, seeds, draws, strict=False
+            )
         ]
         reason = self.ended(cancellation) or "deadline"
         return results + [self._unread_results(source, reason) for source in sources[len(results) :]]
+
+    def _draws(
+        self, session: DecoderSession, sources: Sequence[Source], cancellation: Cancellation
+    ) -> list[tuple[str, ...]]:
+        """What else could be said to each source; nothing if time is up, or a call has rules of its own."""
+        nothing: list[tuple[str, ...]] = [()] * len(sources)
+        if self.careful is None or self.ended(cancellation) or any(map(self._processor, sources)):
+            return nothing
+        drawn = session.generate(
+            replace(self.params, **DRAW, num_return_sequences=self.careful.n_draws),
+            prefixes=[source.target_prefix for source in sources],
+            seeds=[_source_seed(DRAW_SEED, source) for source in sources],
+            deadline_ms=self._remaining_ms(),
+            cancellation=cancellation,
+        )
+        if self.ended(cancellation):
+            return nothing
+        decode = self.parts.target_tokenizer.decode
+        return [
+            tuple(decode(source.target_prefix + draw.token_ids) for draw in of_source)
+            for source, of_source in zip(sources, drawn, strict=True)
+        ]
 
     def _n_forced(self, source: Source) -> int:
         """How many of a result's new tokens are forced before all others."""

@@ -29,7 +29,7 @@ TARGET_TOKENIZER = "target_tokenizer.json"  # for results, where they have a voc
 EncoderKind: TypeAlias = Literal["onnx", "native"]
 ENCODER_KINDS: tuple[EncoderKind, ...] = ("onnx", "native")
 """Encoders that this version runs: an ONNX graph, and the C core with encoder.weights."""
-KNOWN_EXTENSIONS = frozenset(("calibration", "checks", "drift"))
+KNOWN_EXTENSIONS = frozenset(("calibration", "careful_calibration", "checks", "drift"))
 MAX_FILES = 64
 MAX_FILE_SIZE = 1 << 40
 MAX_MANIFEST_SIZE = 64 << 10  # a usual one has 4 KiB

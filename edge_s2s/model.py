@@ -49,6 +49,7 @@ class Seq2SeqModel:
         """SHA-256 of the bundle's manifest, as `edge-s2s info` prints it"""
         self._summary_checks = summary_checks(manifest)
         self._calibration = Calibration.of(manifest)
+        self._careful_calibration = Calibration.of(manifest, careful=True)
         reference = Reference.of(manifest)
         self.drift = None if reference is None else Monitor(reference)
         """Whether texts are like those the model was made for; None if the bundle has no reference"""
@@ -326,7 +327,16 @@ class Seq2SeqModel:
 
     def _job(self, options: GenerationOptions | None, params: GenerationDefaults, batch_size: int = 8) -> Job:
         parts, deadline, seed = self._parts_for(options), _deadline(options), _seed(options)
-        return Job(parts, params, deadline, seed, batch_size, calibration=self._calibration, drift=self.drift)
+        return Job(
+            parts,
+            params,
+            deadline,
+            seed,
+            batch_size,
+            calibration=self._calibration,
+            careful=self._careful_calibration if options is not None and options.careful else None,
+            drift=self.drift,
+        )
 
     def _parts_for(self, options: GenerationOptions | None) -> Parts:
         """What a call works with: the tokenizer as its languages want it."""

@@ -54,8 +54,10 @@ def run_checked(
     mended = []
     for source, best in zip(sources, results, strict=True):
         if source.constraint is None:
-            again = replace(job, on_progress=None, seed=best[0].seed)  # with which all of it comes again
-            best = _Ladder(again, source, cancellation, checks).climb(best, n)
+            # The seed, with which all of it comes again, and what was drawn for the first try.
+            again = replace(job, on_progress=None, careful=None, seed=best[0].seed)
+            climbed = _Ladder(again, source, cancellation, checks).climb(best, n)
+            best = [replace(result, draws=best[0].draws) for result in climbed]
         mended.append(best[:n])
     return mended
 

@@ -3,15 +3,27 @@
 import dataclasses
 import math
 import pickle
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rouge_score import rouge_scorer
 
 import edge_s2s
 from bundle_extensions import with_extensions
 from edge_s2s import BundleError, Generation, GenerationOptions, Seq2SeqModel
-from edge_s2s.confidence import FEATURES, Calibration, doubts, features
+from edge_s2s.confidence import (
+    DRAW,
+    DRAW_SEED,
+    DRAWN_FEATURES,
+    FEATURES,
+    Calibration,
+    doubts,
+    features,
+)
+from edge_s2s.decoder import DecoderSession
 from edge_s2s.faithfulness import Findings, check
 from edge_s2s.worker import run_to_end
 
@@ -114,6 +126,101 @@ def test_results_have_the_confidence_of_their_bundle(tiny_bundle: Path, tmp_path
         assert opened.summarize(SOURCE).confidence is not None
         assert run_to_end(opened.stream(SOURCE, options)).confidence == results[0].confidence
         assert opened.summarize("word. " * 2000).confidence is None  # sentences of several outputs
+
+
+def careful() -> Calibration:
+    return calibration(features=("logprob_mean", "draws_alike"), bias=0.75, n_draws=3)
+
+
+def test_features_of_draws_are_what_they_are_called(model: Seq2SeqModel):
+    said = dataclasses.replace(
+        answer(model, "Anna pays for the red book.", (-0.1,)),
+        draws=("Anna pays for the red book.", "Ben pays.", "the book"),
+    )
+    found = values(said)
+    assert tuple(found) == (*FEATURES, *DRAWN_FEATURES)
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
+    rouges = [scorer.score(said.text, draw)["rougeL"].fmeasure for draw in said.draws]
+    assert found["draws_agree"] == pytest.approx(np.mean(rouges))
+    assert found["draws_alike"] == pytest.approx(np.mean([1 / 7, 2 / 6, 0 / 4]))
+
+
+def test_careful_draws_what_generate_would_and_changes_no_result(tiny_bundle: Path, tmp_path: Path):
+    extensions = calibration().to_extension() | careful().to_extension()
+    path = with_extensions(tiny_bundle, tmp_path / "careful.es2s", **extensions)
+    texts = [SOURCE, "Cleo: The train is late."]
+    as_drawn = GenerationOptions(**DRAW, num_return_sequences=3, seed=DRAW_SEED)
+    with edge_s2s.load(path, num_threads=1) as opened:
+        plain = opened.generate(texts, GenerationOptions(num_beams=2))
+        for options in (GenerationOptions(num_beams=2, careful=True), GenerationOptions(careful=True)):
+            results = opened.generate(texts, options)
+            for [result], [known], draws, text in zip(
+                results, plain, opened.generate(texts, as_drawn), texts, strict=True
+            ):
+                assert result.draws == tuple(draw.text for draw in draws)
+                found = features(result, check(result.text, text), text)
+                assert found is not None
+                assert result.confidence == careful().p_good(found)
+                if options.num_beams == 2:
+                    assert (result.text, result.score) == (known.text, known.score)
+                    assert result.confidence != known.confidence
+        assert opened.generate(texts)[0][0].draws == ()
+        streamed = run_to_end(opened.stream(SOURCE, GenerationOptions(num_beams=2, careful=True)))
+        [[whole]] = opened.generate([SOURCE], GenerationOptions(num_beams=2, careful=True))
+        assert (streamed.draws, streamed.confidence) == (whole.draws, whole.confidence)
+        mended = opened.summarize(
+            SOURCE, GenerationOptions(careful=True, checks=("loops", "names", "numbers"))
+        )
+        assert len(mended.draws) == 3
+        assert opened.summarize("word. " * 2000, GenerationOptions(careful=True)).draws == ()
+
+
+def test_without_time_or_with_rules_of_its_own_a_careful_call_has_the_free_confidence(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    extensions = calibration().to_extension() | careful().to_extension()
+    path = with_extensions(tiny_bundle, tmp_path / "careful.es2s", **extensions)
+    with edge_s2s.load(path, num_threads=1) as opened:
+        [[plain]] = opened.generate([SOURCE])
+        [[ruled]] = opened.generate(
+            [SOURCE], GenerationOptions(careful=True), logits_processor=lambda _tokens, _scores: None
+        )
+        assert (ruled.draws, ruled.confidence) == ((), plain.confidence)
+        [[timely]] = opened.generate([SOURCE], GenerationOptions(careful=True, deadline_ms=60_000))
+        assert len(timely.draws) == 3
+        search = DecoderSession.generate
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            found = search(*args, **kwargs)
+            time.sleep(0.5)
+            return found
+
+        monkeypatch.setattr(DecoderSession, "generate", slow)
+        [[late]] = opened.generate([SOURCE], GenerationOptions(careful=True, deadline_ms=400))
+        assert (late.text, late.draws, late.confidence) == (plain.text, (), plain.confidence)
+
+
+def test_careful_without_a_calibration_for_it_draws_nothing(model: Seq2SeqModel):
+    assert model.generate([SOURCE], GenerationOptions(careful=True))[0][0].draws == ()
+
+
+@pytest.mark.parametrize(
+    ("extension", "change", "message"),
+    [
+        ("careful_calibration", {"n_draws": 0}, "draws_alike"),
+        ("careful_calibration", {"n_draws": 0, "features": ["logprob_mean", "log_tokens"]}, "n_draws"),
+        ("careful_calibration", {"n_draws": 65}, "n_draws"),
+        ("calibration", {"n_draws": 3}, "n_draws"),
+        ("calibration", {"features": ["logprob_mean", "draws_agree"]}, "draws_agree"),
+    ],
+)
+def test_draws_belong_to_a_careful_calibration_alone(
+    tiny_bundle: Path, tmp_path: Path, extension: str, change: dict[str, object], message: str
+):
+    [given] = (careful() if extension.startswith("careful") else calibration()).to_extension().values()
+    path = with_extensions(tiny_bundle, tmp_path / "wrong.es2s", **{extension: given | change})  # type: ignore[operator]
+    with pytest.raises(BundleError, match=message):
+        edge_s2s.load(path)
 
 
 def test_without_a_calibration_there_is_no_confidence(model: Seq2SeqModel):

@@ -53,7 +53,7 @@ ALLOWED = {
     "worker": {"decoder"},
     "constrained": {"decoder", "errors", "manifest"},
     "json_schema": {"constrained", "decoder", "errors", "tokenizer"},
-    "confidence": {"errors", "faithfulness", "generation", "manifest", "strict_json"},
+    "confidence": {"documents", "errors", "faithfulness", "generation", "manifest", "strict_json"},
     "drift": {"errors", "manifest", "strict_json"},
     "job": {
         "confidence", "constrained", "decoder", "drift", "encoder", "generation", "manifest",
@@ -65,7 +65,8 @@ ALLOWED = {
     "scoring": {"decoder", "job", "manifest"},
     "target_prefix": {"decoder", "manifest", "tokenizer"},
     "answers": {
-        "decoder", "documents", "faithfulness", "generation", "job", "repair", "tokenizer", "worker",
+        "confidence", "decoder", "documents", "faithfulness", "generation", "job", "repair", "tokenizer",
+        "worker",
     },
     "model": {
         "answers", "confidence", "constrained", "decoder", "documents", "drift", "errors", "generation",

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 
-from edge_s2s.confidence import Calibration
 from edge_s2s.errors import CloudError, InputTooLongError
 from edge_s2s.faithfulness import Evidence
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Replacement
@@ -277,6 +276,12 @@ class HybridModel:
             return "device", "the device is too hot, too empty or too full for the model"
         return None
 
+    def _may_upgrade(self) -> bool:
+        """Whether the confidence of a draft can change what becomes of it."""
+        policy = self.policy
+        asks = policy.mode == PREFER_ON_DEVICE and policy.privacy != "never"
+        return policy.careful and asks and self.cloud is not None
+
     def _step(self) -> Step:
         return Step.FULL if self._governor is None else self._governor.step()
 
@@ -288,8 +293,10 @@ class HybridModel:
         if options is not None and deadline is not None:
             options = replace(options, deadline_ms=max(1, round(1000 * (deadline - time.monotonic()))))
         model = self._model_for(step)
+        given = GenerationOptions() if options is None else options
+        if step < Step.GREEDY and given.careful is None and self._may_upgrade():
+            options = replace(given, careful=True)
         if step >= Step.GREEDY:
-            given = GenerationOptions() if options is None else options
             options = replace(given, num_beams=1, num_beam_groups=1, do_sample=False, num_return_sequences=1)
         return model, options
 
@@ -315,7 +322,7 @@ class HybridModel:
         findings = Evidence(text).check(draft.text)
         return [
             *reasons_before(self.policy, manifest, token_ids),
-            *reasons_after(self.policy, Calibration.of(manifest), draft, findings, text),
+            *reasons_after(self.policy, manifest, draft, findings, text),
         ]
 
     def _ask_cloud(

@@ -54,6 +54,8 @@ class Policy:
     """What texts are for, such as summarization; another task than the bundle's is one for the cloud"""
     min_confidence: float | None = None
     """P(good) below which the cloud is asked; None is the threshold of the bundle's calibration"""
+    careful: bool = True
+    """Whether the device is `GenerationOptions.careful` where the cloud may be asked"""
     max_chunks: int = 4
     """Pieces of a document from which on the cloud is asked"""
     max_unknown_tokens: float = 0.2
@@ -92,7 +94,7 @@ def reasons_before(policy: Policy, manifest: Manifest, token_ids: Sequence[int])
 
 
 def reasons_after(
-    policy: Policy, calibration: Calibration | None, draft: Generation, findings: Findings, source: str
+    policy: Policy, manifest: Manifest, draft: Generation, findings: Findings, source: str
 ) -> list[str]:
     """What speaks against an answer of the model."""
     reasons = [ASK_CLOUD] if ASK_CLOUD in draft.reasons else []
@@ -101,6 +103,7 @@ def reasons_after(
     if draft.confidence is not None:
         threshold = policy.min_confidence
         if threshold is None:
+            calibration = Calibration.of(manifest, careful=bool(draft.draws))
             threshold = 0.0 if calibration is None else calibration.threshold
         return [*reasons, "low_confidence"] if draft.confidence < threshold else reasons
     values = features(draft, findings, source)

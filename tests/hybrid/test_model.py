@@ -1,5 +1,6 @@
 """A model with a cloud behind it: a real model, and a real server on this machine."""
 
+import dataclasses
 import json
 import math
 import socket
@@ -147,6 +148,35 @@ def test_a_draft_that_is_good_by_the_calibration_stays(tiny_bundle: Path, tmp_pa
         assert len(peer.requests) == n_sent
         assert (best.origin, best.reasons) == (("cloud", ("low_confidence",)) if n_sent else ("device", ()))
         assert (best.confidence is not None) == (not n_sent)
+
+
+def test_only_where_the_cloud_may_be_asked_is_the_device_careful(
+    tiny_bundle: Path, tmp_path: Path, cloud: Any
+):
+    client, _ = cloud()
+    free = {
+        "good": "x", "n_documents": 250, "features": ["logprob_mean"], "mean": [0.0], "scale": [1.0],
+        "weights": [0.001], "bias": 9.0, "slope": 1.0, "offset": 0.0, "threshold": 0.5,
+    }  # fmt: skip
+    careful = free | {"features": ["draws_agree"], "n_draws": 2}
+    bundle = with_extensions(
+        tiny_bundle, tmp_path / "careful.es2s", calibration=free, careful_calibration=careful
+    )
+    with edge_s2s.load(bundle, num_threads=1) as model:
+        for given, policy, n_draws in (
+            (client, Policy(privacy="allow"), 2),
+            (client, Policy(privacy="allow", careful=False), 0),
+            (client, Policy(privacy="never"), 0),
+            (client, Policy(privacy="allow", mode="only_on_device"), 0),
+            (None, Policy(privacy="allow"), 0),
+        ):
+            hybrid = HybridModel(model, given, policy)
+            best = hybrid.generate([TEXT], SHORT)[0][0]
+            assert (best.origin, len(best.draws)) == ("device", n_draws)
+        careless = dataclasses.replace(SHORT, careful=False)
+        assert (
+            HybridModel(model, client, Policy(privacy="allow")).generate([TEXT], careless)[0][0].draws == ()
+        )
 
 
 def test_a_stream_is_the_drafts_and_then_an_upgrade(model: Seq2SeqModel, cloud: Any):

@@ -1,5 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,10 +24,15 @@ CALIBRATION = Calibration(
 )  # fmt: skip
 
 
-def after(
-    draft: Generation, policy: Policy | None = None, calibration: Calibration | None = None
-) -> list[str]:
-    return reasons_after(policy or Policy(), calibration, draft, check(draft.text, SOURCE), SOURCE)
+CAREFUL = replace(CALIBRATION, features=("draws_agree",), threshold=0.6, n_draws=2)
+
+
+def after(draft: Generation, policy: Policy | None = None, *calibrations: Calibration) -> list[str]:
+    extensions: dict[str, object] = {}
+    for calibration in calibrations:
+        extensions |= calibration.to_extension()
+    manifest: Any = SimpleNamespace(extensions=extensions)
+    return reasons_after(policy or Policy(), manifest, draft, check(draft.text, SOURCE), SOURCE)
 
 
 def test_a_good_draft_stays_on_the_device():
@@ -51,12 +58,22 @@ def test_without_a_calibration_each_doubt_is_a_reason(change: dict[str, object],
 
 def test_with_a_calibration_its_threshold_decides_alone_unless_the_policy_has_one():
     unlikely = {"token_logprobs": (-2.0,) * 4}
-    assert after(replace(GOOD, confidence=0.41, **unlikely), calibration=CALIBRATION) == []  # type: ignore[arg-type]
-    assert after(replace(GOOD, confidence=0.39), calibration=CALIBRATION) == ["low_confidence"]
+    low = ["low_confidence"]
+    assert after(replace(GOOD, confidence=0.41, **unlikely), None, CALIBRATION) == []  # type: ignore[arg-type]
+    assert after(replace(GOOD, confidence=0.39), None, CALIBRATION) == low
     assert after(replace(GOOD, confidence=0.39), Policy(min_confidence=0.3), CALIBRATION) == []
-    assert after(replace(GOOD, confidence=0.9), Policy(min_confidence=0.95), CALIBRATION) == [
-        "low_confidence"
-    ]
+    assert after(replace(GOOD, confidence=0.9), Policy(min_confidence=0.95), CALIBRATION) == low
+
+
+def test_the_threshold_is_that_of_the_calibration_that_judged():
+    both = CALIBRATION, CAREFUL
+    for draws, confidence, reasons in (
+        ((), 0.5, []),
+        ((), 0.3, ["low_confidence"]),
+        (("A draw.", "Another."), 0.7, []),
+        (("A draw.", "Another."), 0.5, ["low_confidence"]),
+    ):
+        assert after(replace(GOOD, confidence=confidence, draws=draws), None, *both) == reasons
 
 
 def test_another_task_and_an_unknown_language_are_for_the_cloud(model: Seq2SeqModel):

@@ -29,7 +29,7 @@ from .display import Display
 from .examples import Batch, Epochs, Example, Shape, Stream, collate, shapes_of
 from .losses import Distillation
 from .networks import new_model, shrink
-from .outputs import encode_sources, read_outputs, write_outputs
+from .outputs import N_DRAWS, encode_sources, read_outputs, write_outputs
 from .pretrain_tasks import PretrainTasks
 from .pseudo_labels import pseudo_labels
 from .recipe import Recipe
@@ -379,6 +379,7 @@ class Chain:
         if system == "teacher" and not self.recipe.student:
             return self.outputs("float32")
         bundle = self.bundle(system)
+        n_draws = N_DRAWS if system == "int8" else 0  # which the confidence is fitted to
         prefixes = {data.name: data.prefix for data in self.recipe.data}
 
         def make(stage: Path) -> None:
@@ -386,9 +387,10 @@ class Chain:
             ids = encode_sources(self.tokenizer, prefixed, self.recipe.lengths.source[-1])
             with self.display.counting(f"outputs of {system}", len(ids)) as show:
                 texts = [row.source for row in self.rows]
-                write_outputs(bundle / BUNDLE, texts, ids, stage, on_progress=show)
+                write_outputs(bundle / BUNDLE, texts, ids, stage, n_draws=n_draws, on_progress=show)
 
-        return self.work.stage(f"outputs-{system}", {"bundle": bundle, "data": self.data}, make)
+        inputs = {"bundle": bundle, "data": self.data, "n_draws": n_draws}
+        return self.work.stage(f"outputs-{system}", inputs, make)
 
     def drift_reference(self) -> Reference:
         """How often tokens occur in the sources of the main set that it was trained on."""

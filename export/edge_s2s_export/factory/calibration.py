@@ -1,9 +1,10 @@
-"""P(good answer) from what decoding tells for nothing, fitted to valid rows and judged on rows left out.
+"""P(good answer) from what decoding tells, fitted to valid rows and judged on rows left out.
 
 An answer is good if its score is at least the median of all. A logistic regression over `confidence.FEATURES`
 is fitted to four fifths of the rows and asked about the last fifth, in turn, so that no row judges itself;
-Platt's two numbers are fitted to these answers. Reported against the mean log-probability, regressions over
-lengths alone and over lengths and the data set, which a device is never told, and chance.
+Platt's two numbers are fitted to these answers. A careful one knows draws, too. Reported against the
+mean log-probability, regressions over lengths alone and over lengths and the data set, which no device is
+told, and chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_s2s.confidence import FEATURES, Calibration, Features
+from edge_s2s.confidence import DRAWN_FEATURES, FEATURES, Calibration, Features
 
 Floats = NDArray[np.float64]
 
@@ -21,6 +22,10 @@ MIN_ROWS = 40  # fewer say nothing
 RIDGE = 1.0  # weight of the squared coefficients
 SENT_SHARE = 0.2  # of answers that are below the threshold
 N_BINS = 10  # of equally many rows, for the calibration error
+# Of many features those that token probabilities tell in other words than draws do only add noise here.
+CAREFUL_FEATURES = (
+    "logprob_mean", "log_source_tokens", "compression", "copied_words", "copied_pairs", *DRAWN_FEATURES,
+)  # fmt: skip
 _LENGTHS = ("log_tokens", "log_source_tokens", "compression")
 _N_NEWTON_STEPS = 30
 
@@ -38,62 +43,80 @@ class Method:
 class Confidence:
     """What is stored, and how good it is on rows that it was not fitted to."""
 
-    calibration: Calibration
+    calibrations: tuple[Calibration, ...]  # the free one, and the careful one if there are draws
     methods: Mapping[str, Method]
-    ece: float  # mean difference of P(good) and the share of good answers, over `N_BINS`
+    ece: Mapping[str, float]  # mean difference of P(good) and the share of good answers, over `N_BINS`
     coverage: Mapping[str, list[float]]  # method -> risk at coverage 5 %, 10 %, ..., 100 %
     orders: Mapping[str, Floats]  # method -> [n], the higher, the better it holds an answer for
 
 
 def calibrate(
-    values: Sequence[Features], scores: Floats, sets: Sequence[str], *, metric: str
+    values: Sequence[Features], scores: Floats, sets: Sequence[str], *, metric: str, n_draws: int = 0
 ) -> Confidence | None:
     """Fits P(score >= median). `scores` [n], in points, and `sets` [n] belong to the rows of `values`.
 
-    None if there are fewer than `MIN_ROWS` or all are equally good.
+    None if there are fewer than `MIN_ROWS` or all are equally good. With `n_draws`, the number of draws that
+    DRAWN_FEATURES are made of, a careful calibration is fitted, too.
     """
     median = float(np.median(scores))
     good = (scores >= median).astype(np.float64)
     if len(scores) < MIN_ROWS or good.mean() in (0, 1):
         return None
-    columns = _columns(values, FEATURES)
     folds = np.random.default_rng(0).permutation(len(scores)) % N_FOLDS
+    kinds = {"learned": 0, "careful": n_draws} if n_draws else {"learned": 0}
+    fits = {name: _fit(values, good, folds, f"{metric} >= {median:.4g}", n) for name, n in kinds.items()}
+    lengths = _columns(values, _LENGTHS)
+    told_set = np.column_stack([lengths, *(np.array(sets) == name for name in sorted({*sets}))])
+    orders = {
+        **{name: fit.logits for name, fit in fits.items()},
+        "mean log-probability": _columns(values, ["logprob_mean"])[:, 0],
+        "length": _cross_fitted(lengths, good, folds),
+        "length and set": _cross_fitted(told_set, good, folds),
+        "random": np.random.default_rng(1).random(len(scores)),
+        "oracle": scores,
+    }
+    return Confidence(
+        tuple(fit.calibration for fit in fits.values()),
+        {name: _judge(order, scores, good, np.array(sets)) for name, order in orders.items()},
+        {name: fit.ece for name, fit in fits.items()},
+        {name: _short_list(risk_at_coverage(order, scores)) for name, order in orders.items()},
+        orders,
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A calibration, and what its like say to rows that they were not fitted to."""
+
+    calibration: Calibration
+    logits: Floats
+    ece: float
+
+
+def _fit(
+    values: Sequence[Features], good: Floats, folds: NDArray[np.intp], said_good: str, n_draws: int
+) -> _Fit:
+    names = CAREFUL_FEATURES if n_draws else FEATURES
+    columns = _columns(values, names)
     logits = _cross_fitted(columns, good, folds)
     probabilities = _cross_fitted(logits[:, None], good, folds, ridge=0.0, as_probability=True)
     mean, scale = columns.mean(0), _scale(columns)
     weights, bias = fit_logistic((columns - mean) / scale, good)
     [slope], offset = fit_logistic(logits[:, None], good, ridge=0.0)
-    threshold = float(np.quantile(sigmoid(slope * logits + offset), SENT_SHARE))
     calibration = Calibration(
-        good=f"{metric} >= {median:.4g}",
-        n_documents=len(scores),
-        features=FEATURES,
+        good=said_good,
+        n_documents=len(good),
+        features=names,
         mean=_tuple(mean),
         scale=_tuple(scale),
         weights=_tuple(weights),
         bias=_short(bias),
         slope=_short(slope),
         offset=_short(offset),
-        threshold=_short(threshold),
+        threshold=_short(float(np.quantile(sigmoid(slope * logits + offset), SENT_SHARE))),
+        n_draws=n_draws,
     )
-    lengths = np.column_stack(
-        [_columns(values, _LENGTHS), *(np.array(sets) == name for name in sorted({*sets}))]
-    )
-    orders = {
-        "learned": logits,
-        "mean log-probability": columns[:, FEATURES.index("logprob_mean")],
-        "length": _cross_fitted(_columns(values, _LENGTHS), good, folds),
-        "length and set": _cross_fitted(lengths, good, folds),
-        "random": np.random.default_rng(1).random(len(scores)),
-        "oracle": scores,
-    }
-    return Confidence(
-        calibration,
-        {name: _judge(order, scores, good, np.array(sets)) for name, order in orders.items()},
-        calibration_error(probabilities, good),
-        {name: _short_list(risk_at_coverage(order, scores)) for name, order in orders.items()},
-        orders,
-    )
+    return _Fit(calibration, logits, calibration_error(probabilities, good))
 
 
 def fit_logistic(x: Floats, y: Floats, *, ridge: float = RIDGE) -> tuple[Floats, float]:

@@ -23,7 +23,7 @@ from .evaluation import (
     paired_change,
     score_rows,
 )
-from .outputs import Output
+from .outputs import N_DRAWS, Output
 from .recipe import Recipe
 from .slots import SlotErrors, parse_mr, slot_error_rate
 from .task_gates import Measured, agreement, failures, gates
@@ -73,7 +73,10 @@ def measure(
     }
     short = rounded(document)
     assert isinstance(short, dict)
-    return short, {} if confidence is None else confidence.calibration.to_extension()
+    extensions: Document = {}
+    for calibration in () if confidence is None else confidence.calibrations:
+        extensions |= calibration.to_extension()
+    return short, extensions
 
 
 def _measure_set(rows: Sequence[Row], outputs: Mapping[str, Sequence[str]], template: str) -> Document:
@@ -122,6 +125,7 @@ def _confidence(
         np.array([next(of_set[row.set]) for row in rows]),
         [row.set for row in rows],
         metric=CONFIDENCE_METRIC,
+        n_draws=N_DRAWS,
     )
 
 
@@ -129,9 +133,10 @@ def _told(confidence: Confidence | None) -> Document:
     if confidence is None:
         return {}
     return {
-        "good": confidence.calibration.good,
-        "n_rows": confidence.calibration.n_documents,
-        "ece": confidence.ece,
+        "good": confidence.calibrations[0].good,
+        "n_rows": confidence.calibrations[0].n_documents,
+        "n_draws": confidence.calibrations[-1].n_draws,
+        "ece": dict(confidence.ece),
         "methods": {name: asdict(method) for name, method in confidence.methods.items()},
         "risk_at_coverage": dict(confidence.coverage),
     }

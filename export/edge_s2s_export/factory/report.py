@@ -134,7 +134,9 @@ def _confidence(found: Document) -> str:
             "AURC: mean of 1 - score / 100 over all shares of answers kept.", "",
             "| by | AUROC | AURC |" + "".join(f" AUROC in {name} |" for name in names),
             "|---|---|---|" + "---|" * len(names), *lines, "",
-            f"Calibration error of P(good): {found['ece']:.3f}.", "",
+            f"careful: with {found['n_draws']} draws.",
+            "Calibration error of P(good): "
+            + ", ".join(f"{name} {error:.3f}" for name, error in found["ece"].items()) + ".", "",
             "![risk against coverage](risk.png)",
         ]
     )  # fmt: skip

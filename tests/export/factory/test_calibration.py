@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge_s2s.confidence import FEATURES, Calibration
+from edge_s2s.confidence import DRAWN_FEATURES, FEATURES, Calibration
 from edge_s2s_export.factory.calibration import (
     auroc,
     calibrate,
@@ -74,7 +74,7 @@ def test_it_orders_better_than_one_feature_and_lengths_and_chance():
     assert abs(judged["length and set"] - 0.5) < 0.1
     assert set(found.methods["learned"].auroc_of_set) == {"a", "b"}
     assert found.methods["oracle"].aurc < found.methods["learned"].aurc < found.methods["random"].aurc
-    assert found.ece < 0.1
+    assert found.ece["learned"] < 0.1
 
 
 def test_without_signal_it_is_no_better_than_chance_on_rows_left_out():
@@ -88,13 +88,31 @@ def test_what_is_stored_is_what_the_runtime_computes():
     values, scores, sets = rows()
     found = calibrate(values, scores, sets, metric="rougeL")
     assert found
-    stored = found.calibration
+    [stored] = found.calibrations
     assert stored.good == f"rougeL >= {np.median(scores):.4g}"
     said = np.array([stored.p_good(row) for row in values])
     assert auroc(said, (scores >= np.median(scores)).astype(float)) > 0.85
     assert (said < stored.threshold).mean() == pytest.approx(0.2, abs=0.05)
     manifest = SimpleNamespace(extensions=stored.to_extension())
     assert Calibration.of(manifest) == stored
+
+
+def test_draws_that_tell_more_are_used_by_the_careful_one_alone():
+    values, _, sets = rows()
+    hidden = DRAW.normal(size=len(values))  # which only draws know of
+    likely = np.array([row["logprob_mean"] for row in values])
+    scores = np.clip(50 + 10 * (likely + hidden), 0, 100)
+    for row, agree in zip(values, hidden, strict=True):
+        row.update(zip(DRAWN_FEATURES, (agree, DRAW.normal()), strict=True))
+    found = calibrate(values, scores, sets, metric="rougeL", n_draws=16)
+    assert found
+    assert found.methods["careful"].auroc > found.methods["learned"].auroc + 0.05
+    free, careful = found.calibrations
+    assert (free.n_draws, careful.n_draws) == (0, 16)
+    assert free == calibrate(values, scores, sets, metric="rougeL").calibrations[0]  # type: ignore[union-attr]
+    manifest = SimpleNamespace(extensions=free.to_extension() | careful.to_extension())
+    assert Calibration.of(manifest) == free
+    assert Calibration.of(manifest, careful=True) == careful
 
 
 def test_too_few_rows_and_equal_scores_give_none():
