@@ -6,6 +6,7 @@ python -m bench run --providers B.es2s openvino    a bundle's static encoders on
 python -m bench report                             tables of the newest result of each machine
 python -m bench compare OLD.json NEW.json          two results side by side
 python -m bench hybrid --data FOLDER               which answers the cloud should give, and what that brings
+python -m bench sustained --minutes 30             tokens a second and temperature over time
 """
 
 import argparse
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, hybrid, startup
+from bench import ROOT, hybrid, startup, sustained
 
 PEERS = ("edge_s2s", "ctranslate2", "optimum", "transformers")
 RESULTS = ROOT / "bench" / "results"
@@ -315,6 +316,9 @@ def main() -> int:
     with_cloud = commands.add_parser("hybrid", help="which answers the cloud should give")
     hybrid.add_arguments(with_cloud)
     with_cloud.set_defaults(command=lambda args: hybrid.run(args, machine()))
+    lasting = commands.add_parser("sustained", help="whether the speed lasts; needs no peer")
+    sustained.add_arguments(lasting)
+    lasting.set_defaults(command=sustained.run)
     args = parser.parse_args()
     if args.command is command_run and args.providers:
         if len(args.providers) < 2:

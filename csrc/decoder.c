@@ -101,6 +101,7 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
     es2s_arena arena = {0};
     take_arrays(&s, search_scratch_bytes, &arena);
     s.memory = arena.used;
+    ES2S_TRY(es2s_check_memory("session", s.memory));
     arena = (es2s_arena){.base = es2s_alloc(s.memory)};
     if (!arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "session: cannot allocate %zu bytes", s.memory);
     es2s_session *session = take_arrays(&s, search_scratch_bytes, &arena);

@@ -193,12 +193,15 @@ es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_pa
     ES2S_TRY(read_model(&r, &m, &e, &t, &model));
 
     const size_t n_bytes = r.arena.used;
+    ES2S_TRY(es2s_check_memory("model", n_bytes));
     r.arena = (es2s_arena){.base = es2s_alloc(n_bytes)};
     if (!r.arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "model: cannot allocate %zu bytes", n_bytes);
     es2s_status status = read_model(&r, &m, &e, &t, &model);
     assert(status != ES2S_OK || r.arena.used == n_bytes);
     if (status == ES2S_OK && params->n_threads > 1) {
-        model->pool = es2s_thread_pool_create(params->n_threads);
+        es2s_cpus fast;
+        const bool pins = params->pin_threads != 0 && es2s_fast_cpus(ES2S_CPU_FOLDER, &fast) > 0;
+        model->pool = es2s_thread_pool_create(params->n_threads, pins ? &fast : NULL);
         if (!model->pool)
             status = es2s_fail(ES2S_OUT_OF_MEMORY, "model: cannot start %d threads", params->n_threads - 1);
     }

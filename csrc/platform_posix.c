@@ -1,5 +1,9 @@
 /* Linux, Android, macOS, iOS. */
+#ifdef __APPLE__
+#define _DARWIN_C_SOURCE /* sys/sysctl.h needs types that POSIX alone hides */
+#else
 #define _POSIX_C_SOURCE 200809L
+#endif
 
 #include "platform.h"
 
@@ -62,6 +66,14 @@ void *es2s_alloc(size_t size) {
 
 void es2s_free(void *block) {
     free(block);
+}
+
+es2s_status es2s_check_memory(const char *what, uint64_t n_bytes) {
+    if (n_bytes < 1 << 20) return ES2S_OK;
+    const uint64_t left = es2s_available_memory(NULL);
+    if (n_bytes <= left) return ES2S_OK;
+    return es2s_fail(ES2S_OUT_OF_MEMORY, "%s: needs %llu MiB of memory, %llu MiB are left", what,
+                     (unsigned long long)(n_bytes >> 20) + 1, (unsigned long long)(left >> 20));
 }
 
 static es2s_status fail_io(const char *path, const char *what, int error) {

@@ -28,6 +28,8 @@ typedef struct worker {
 
 struct es2s_thread_pool {
     int32_t n_threads;
+    bool is_pinned;
+    es2s_cpus cpus;
     atomic_flag acquired;
 
     es2s_job *job;
@@ -75,6 +77,7 @@ static void wait_for_call(es2s_thread_pool *pool, unsigned last) {
 static void run_worker(void *arg) {
     const worker *self = arg;
     es2s_thread_pool *pool = self->pool;
+    if (pool->is_pinned) es2s_thread_keep_to(&pool->cpus); /* where that fails, it is only slower */
     unsigned last = 0;
     while (wait_for_call(pool, last), !atomic_load(&pool->stop)) {
         atomic_fetch_add(&pool->n_inside, 1);
@@ -94,11 +97,12 @@ static void wake_sleepers(es2s_thread_pool *pool) {
     es2s_monitor_unlock(pool->monitor);
 }
 
-es2s_thread_pool *es2s_thread_pool_create(int32_t n_threads) {
+es2s_thread_pool *es2s_thread_pool_create(int32_t n_threads, const es2s_cpus *cpus) {
     const int32_t n_workers = n_threads - 1;
     es2s_thread_pool *pool = es2s_alloc(sizeof *pool + (size_t)n_workers * sizeof pool->workers[0]);
     if (!pool) return NULL;
-    *pool = (es2s_thread_pool){.n_threads = 1, .acquired = ATOMIC_FLAG_INIT};
+    *pool = (es2s_thread_pool){.n_threads = 1, .is_pinned = cpus != NULL, .acquired = ATOMIC_FLAG_INIT};
+    if (cpus) pool->cpus = *cpus;
     atomic_init(&pool->next_item, 0);
     atomic_init(&pool->ticket, 0);
     atomic_init(&pool->n_inside, 0);

@@ -13,6 +13,7 @@ from edge_s2s.errors import (
     CoreError,
     EdgeS2SError,
     InputTooLongError,
+    InsufficientMemoryError,
     ProviderError,
 )
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Provenance, Replacement
@@ -35,6 +36,7 @@ __all__ = [
     "GenerationOptions",
     "GenerationStats",
     "InputTooLongError",
+    "InsufficientMemoryError",
     "Provenance",
     "ProviderError",
     "Replacement",

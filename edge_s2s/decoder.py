@@ -94,14 +94,23 @@ def supported_isas() -> list[str]:
     return isas
 
 
+def available_memory(root: str = "/") -> int | None:
+    """Bytes that the system and this process's control groups have left; None where nobody tells.
+
+    `root` is the folder with proc and sys.
+    """
+    left: int = lib.es2s_available_memory(root.encode())
+    return None if left == (1 << 64) - 1 else left
+
+
 class DecoderModel:
     """The immutable weights of a decoder; any number of threads may share it.
 
     `weights` are the bytes of decoder.weights, `encoder` those of encoder.weights if sessions are to encode,
     `tokenizer` those of tokenizer.table if the model is to tokenize; used in place and kept alive as long as
     the model or a session of it lives. `num_threads` may work on one call, the caller's included. `isa`
-    forces a kernel set, None takes the widest that the CPU has. `verify=False` skips the SHA-256, for bytes
-    already verified.
+    forces a kernel set, None takes the widest that the CPU has. `pin_threads` keeps all threads but the
+    caller's to the fast cores. `verify=False` skips the SHA-256, for bytes already verified.
     """
 
     def __init__(
@@ -112,6 +121,7 @@ class DecoderModel:
         tokenizer: Buffer | None = None,
         num_threads: int = 1,
         isa: str | None = None,
+        pin_threads: bool = False,
         verify: bool = True,
     ) -> None:
         data = ffi.from_buffer(weights)
@@ -121,6 +131,7 @@ class DecoderModel:
         params = ffi.new("es2s_model_params *")
         lib.es2s_model_params_init(params)
         params.n_threads, params.isa, params.verify_data = num_threads, isa_name, verify
+        params.pin_threads = pin_threads
         if encoder_data is not None:
             params.encoder, params.encoder_size = encoder_data, len(encoder_data)
         if tokenizer_data is not None:

@@ -5,6 +5,7 @@
     ├── InputTooLongError         a source has more tokens than the model accepts (also a ValueError)
     ├── ConstraintError           a constraint is none, or no result keeps to it (also a ValueError)
     ├── CloudError                the cloud was not asked, or did not answer as it must
+    ├── InsufficientMemoryError   less memory is left than a model needs (also a MemoryError)
     ├── ProviderError             ONNX Runtime does not run the encoder where the caller asked for it
     └── CoreError                 the C core failed in a way that no argument explains
 
@@ -67,6 +68,20 @@ class CloudError(EdgeS2SError):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.reason})"
+
+
+class InsufficientMemoryError(EdgeS2SError, MemoryError):
+    """Less memory is left than a model needs; `needed` and `left` are bytes, the first an estimate."""
+
+    def __init__(self, path: str, needed: int, left: int) -> None:
+        super().__init__(path, needed, left)
+        self.path = path
+        self.needed = needed
+        self.left = left
+
+    def __str__(self) -> str:
+        needed, left = self.needed / (1 << 20), self.left / (1 << 20)
+        return f"{self.path}: needs {needed:.0f} MiB of memory, {left:.0f} MiB are left; end other programs"
 
 
 class ProviderError(EdgeS2SError):

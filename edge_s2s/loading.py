@@ -11,7 +11,9 @@ from edge_s2s.decoder import DecoderModel
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, ProviderError
 from edge_s2s.job import Parts
+from edge_s2s.manifest import Encoder as EncoderFile
 from edge_s2s.manifest import EncoderKind
+from edge_s2s.memory import check_memory
 from edge_s2s.model import Seq2SeqModel
 from edge_s2s.providers import ProviderRequest, accelerator
 from edge_s2s.static_encoder import StaticEncoder
@@ -37,14 +39,16 @@ def load(
     fallback: Literal["cpu"] | None = None,
     context_cache: str | os.PathLike[str] | None = None,
     isa: str | None = None,
+    pin_threads: bool = False,
     encoder: EncoderKind | None = None,
 ) -> Seq2SeqModel:
     """Opens a bundle, a directory or an .es2s; without `path`, the one that ships with the package.
 
     `num_threads` work on one call; None is `EDGE_S2S_NUM_THREADS`, or else the performance cores, 4 at most.
-    `isa` forces the C core's kernel set. `encoder` chooses between "onnx" and "native", the C core, where a
-    bundle has both. Whatever is wrong with the bundle is a BundleError; its files must not change while the
-    model is open.
+    `pin_threads` keeps the C core's to the fast cores, where Linux tells them from slow ones. `isa` forces
+    the C core's kernel set. `encoder` chooses between "onnx" and "native", the C core, where a bundle has
+    both. Whatever is wrong with the bundle is a BundleError; its files must not change while the
+    model is open. Where less memory is left than it needs, InsufficientMemoryError says how much (Linux).
 
     `providers` says who runs the encoder: one accelerator's name, such as "qnn" or ("qnn", {options}), of a
     bundle with static encoders (`providers` and `static_encoder` have the rest); or ONNX Runtime's execution
@@ -56,6 +60,8 @@ def load(
     if not 1 <= n_threads <= MAX_THREADS:
         raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
     with open_bundle(default_bundle_path(must_exist=True) if path is None else path) as bundle:
+        has_accelerator = accelerator(providers) is not None
+        check_memory(bundle, None if has_accelerator else _cpu_encoder(bundle, encoder, providers))
         tokenizer, target_tokenizer = open_tokenizers(bundle.manifest, bundle.read)
         chosen = _open_encoder(
             bundle,
@@ -66,7 +72,14 @@ def load(
             contexts=None if context_cache is None else Path(context_cache),
         )
         weights = bundle.read(WEIGHTS)  # verified, as all that a bundle hands out
-        decoder = DecoderModel(weights, encoder=chosen.native, num_threads=n_threads, isa=isa, verify=False)
+        decoder = DecoderModel(
+            weights,
+            encoder=chosen.native,
+            num_threads=n_threads,
+            isa=isa,
+            pin_threads=pin_threads,
+            verify=False,
+        )
         parts = Parts(tokenizer, target_tokenizer, chosen.encoder, decoder, chosen.fallback)
         return Seq2SeqModel(parts, bundle.manifest, bundle.digest)
 
@@ -102,10 +115,21 @@ def _open_encoder(
             if fallback is None:
                 raise
             reason, providers = str(error), None
-    names = [name for name in providers or () if isinstance(name, str)]
-    chosen = bundle.manifest.encoder(kind or ("onnx" if names else None))
+    names = _names(providers)
+    chosen = _cpu_encoder(bundle, kind, providers)
     if chosen.kind == "native":
         if names:
             raise ValueError("providers: expected none with the native encoder, which is not ONNX Runtime's")
         return _Encoder(None, bundle.read(chosen.file), reason)
     return _Encoder(Encoder(bundle, num_threads=num_threads, providers=names), None, reason)
+
+
+def _cpu_encoder(
+    bundle: Bundle, kind: EncoderKind | None, providers: Sequence[ProviderRequest] | None
+) -> EncoderFile:
+    return bundle.manifest.encoder(kind or ("onnx" if _names(providers) else None))
+
+
+def _names(providers: Sequence[ProviderRequest] | None) -> list[str]:
+    """Of ONNX Runtime's execution providers."""
+    return [name for name in providers or () if isinstance(name, str)]

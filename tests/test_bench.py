@@ -121,6 +121,21 @@ def test_hybrid_judges_a_bundle_beside_the_references_and_a_teacher_and_goes_on_
     assert requests["costs"]["cpu_s_mean"] > 0
 
 
+@needs_default_bundle
+def test_sustained_prints_a_row_for_each_interval_and_writes_file_and_plot(tmp_path: Path):
+    out = tmp_path / "s.json"
+    printed = bench("sustained", "--minutes", "0.02", "--interval", "0.1", "--num-threads", "1", "--out", out)
+    intervals = json.loads(out.read_text(encoding="utf-8"))
+    rows = [line for line in printed.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == len(intervals) >= 1
+    for row, interval in zip(rows, intervals, strict=True):
+        assert f"| {interval['tokens_per_s']:.1f} |" in row
+        assert interval["n_tokens"] > 0
+    assert max(row.count("█") for row in rows) == 30
+    assert intervals[-1]["until_s"] >= 1.2
+    assert out.with_suffix(".svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
 def test_the_documents_have_the_tables_of_the_report():
     readme = hybrid.README.read_text(encoding="utf-8")
     assert hybrid.with_tables(readme) == readme, "run python -m bench hybrid"

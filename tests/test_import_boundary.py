@@ -72,9 +72,10 @@ ALLOWED = {
         "answers", "confidence", "constrained", "decoder", "documents", "drift", "errors", "generation",
         "job", "json_schema", "manifest", "repair", "scoring", "target_prefix", "tokenizer", "worker",
     },
+    "memory": {"bundle", "decoder", "errors", "manifest", "weights"},
     "loading": {
-        "bundle", "decoder", "encoder", "errors", "job", "manifest", "model", "providers", "static_encoder",
-        "threads", "tokenizer", "weights",
+        "bundle", "decoder", "encoder", "errors", "job", "manifest", "memory", "model", "providers",
+        "static_encoder", "threads", "tokenizer", "weights",
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli_bundle": {

@@ -64,17 +64,19 @@ typedef enum es2s_early_stopping {
 typedef struct es2s_model es2s_model;     /* immutable weights; shared by any number of threads */
 typedef struct es2s_session es2s_session; /* KV cache and scratch; one thread at a time */
 
-/* Version of the library, 0x00MMmmpp. */
-unsigned es2s_version(void);
+unsigned es2s_version(void); /* of the library, 0x00MMmmpp */
 
-/* Constant text such as "invalid argument". Never NULL. */
-const char *es2s_status_str(es2s_status status);
+const char *es2s_status_str(es2s_status status); /* constant text such as "invalid argument", never NULL */
 
 /* Detail of this thread's last failure; valid until its next failing call. Never NULL. */
 const char *es2s_last_error(void);
 
 /* Kernel sets this CPU can run, narrowest first, such as "scalar avx2 avx512_vnni". */
 const char *es2s_supported_isas(void);
+
+/* Bytes that the system and the control groups of this process have left; UINT64_MAX where nobody tells (all but
+ * Linux). root: the folder with proc and sys, NULL = "/". What a model or session needs is compared with it. */
+uint64_t es2s_available_memory(const char *root);
 
 /* ============================================= Model ============================================= */
 
@@ -88,6 +90,7 @@ typedef struct es2s_model_params {
     size_t encoder_size;
     const void *tokenizer; /* tokenizer.table, the same */
     size_t tokenizer_size;
+    int32_t pin_threads; /* non-zero: all threads but the caller's keep to the fast cores, where Linux tells them apart; default 0 */
 } es2s_model_params;
 
 typedef struct es2s_model_dims {
@@ -119,8 +122,7 @@ es2s_status es2s_model_load_memory(const void *data, size_t size, const es2s_mod
 /* dims_out->struct_size must be set to sizeof *dims_out. */
 es2s_status es2s_model_get_dims(const es2s_model *model, es2s_model_dims *dims_out);
 
-/* Name of the kernel set in use. */
-const char *es2s_model_isa(const es2s_model *model);
+const char *es2s_model_isa(const es2s_model *model); /* name of the kernel set in use */
 
 /* Looks up a source's embeddings, what the encoder takes as inputs_embeds, which scales them itself.
  * token_ids: int32[n]; embeds_out: float[n, d_model]. Fails with INVALID_ARGUMENT on an id >= source_vocab_size. */
@@ -135,8 +137,7 @@ es2s_status es2s_model_tokenize(const es2s_model *model, const char *text, size_
 es2s_status es2s_model_detokenize(const es2s_model *model, const int32_t *ids, size_t n, char *text_out,
                                   size_t capacity, size_t *n_bytes_out);
 
-/* Every session of the model must be freed first. Accepts NULL. */
-void es2s_model_free(es2s_model *model);
+void es2s_model_free(es2s_model *model); /* every session of it must be freed first; accepts NULL */
 
 /* ============================================ Session ============================================ */
 
@@ -181,7 +182,6 @@ es2s_status es2s_session_set_source_ids(es2s_session *session, int32_t row, cons
                                         int32_t source_len);
 
 void es2s_session_clear(es2s_session *session); /* forgets all sources; the memory stays */
-
 void es2s_session_free(es2s_session *session); /* accepts NULL */
 
 /* ============================================ Decoding =========================================== */

@@ -33,7 +33,7 @@ static void count_item(void *arg, int32_t item, int32_t thread) {
 
 static void a_job_does_each_item_once(void) {
     for (int32_t n_threads = 1; n_threads <= N_POOL_THREADS; n_threads++) {
-        es2s_thread_pool *pool = es2s_thread_pool_create(n_threads),
+        es2s_thread_pool *pool = es2s_thread_pool_create(n_threads, NULL),
                          *mine = es2s_thread_pool_try_acquire(pool);
         CHECK(es2s_thread_pool_size(pool) == n_threads && mine == pool);
         CHECK(es2s_thread_pool_try_acquire(pool) == NULL);

@@ -1,0 +1,37 @@
+"""Whether a model fits into the memory that is left, asked before the system has to end a process for it.
+
+What a model needs is estimated from the sizes of its files. All of them are mapped and read: the system can
+take that back, but would read it again for each token. ONNX Runtime keeps copies of a graph's weights, as they were
+read and as its kernels want them, beside the file; the tokenizers library makes tables of several times its
+file. `reports/memory.json` compares the estimate with what was measured.
+"""
+
+from edge_s2s.bundle import Bundle
+from edge_s2s.decoder import available_memory
+from edge_s2s.errors import InsufficientMemoryError
+from edge_s2s.manifest import TARGET_TOKENIZER, TOKENIZER, Encoder
+from edge_s2s.weights import FILE as WEIGHTS
+
+_GRAPH, _TOKENIZER = 3, 8  # times the file's size
+_NATIVE_BASE, _GRAPH_BASE = 3 << 20, 8 << 20  # bytes: the cache of one call, and ONNX Runtime's pools
+
+
+def needed_memory(bundle: Bundle, encoder: Encoder | None) -> int:
+    """Bytes that a model of this bundle takes, with room for one call.
+
+    Without an encoder: one on an accelerator, whose driver knows what it takes.
+    """
+    sizes = {name: entry.size for name, entry in bundle.manifest.files.items()}
+    n_bytes = sizes[WEIGHTS] + sum(
+        sizes[name] * (1 + _TOKENIZER) for name in (TOKENIZER, TARGET_TOKENIZER) if name in sizes
+    )
+    if encoder is None or encoder.kind == "native":
+        return n_bytes + _NATIVE_BASE + (0 if encoder is None else sizes[encoder.file])
+    return n_bytes + _GRAPH_BASE + sizes[encoder.file] * (1 + _GRAPH)
+
+
+def check_memory(bundle: Bundle, encoder: Encoder | None) -> None:
+    """InsufficientMemoryError if less is left than the model needs; nothing where nobody tells."""
+    needed, left = needed_memory(bundle, encoder), available_memory()
+    if left is not None and left < needed:
+        raise InsufficientMemoryError(str(bundle.path), needed, left)
