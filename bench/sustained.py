@@ -82,13 +82,11 @@ def plot(intervals: Sequence[Interval], path: Path) -> None:
     minutes = [interval.until_s / 60 for interval in intervals]
     speed.plot(minutes, [interval.tokens_per_s for interval in intervals], color="C0")
     speed.set_ylim(bottom=0)
-    hot = [
-        (m, i.temperature_c) for m, i in zip(minutes, intervals, strict=True) if i.temperature_c is not None
-    ]
-    if hot:
-        heat = speed.twinx()
-        heat.plot(*zip(*hot, strict=True), color="C3")
-        heat.set_ylabel("°C", color="C3")
+    heat = speed.twinx()
+    heat.plot(
+        minutes, [float("nan") if i.temperature_c is None else i.temperature_c for i in intervals], "C3"
+    )
+    heat.set_ylabel("°C", color="C3")
     figure.savefig(path)
 
 

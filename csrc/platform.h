@@ -1,6 +1,6 @@
 /*
- * What the C core needs from an operating system: platform_posix.c, and platform_linux.c for what POSIX does not
- * have, with es2s_available_memory of the public header. Nothing else includes a header beyond libc's.
+ * What the C core needs from an operating system: platform_posix.c, and platform_linux.c for what POSIX does
+ * not have, with es2s_available_memory of the public header. Nothing else includes a header beyond libc's.
  */
 #ifndef ES2S_PLATFORM_H
 #define ES2S_PLATFORM_H
@@ -26,8 +26,8 @@ typedef struct es2s_cpus {
     uint64_t bits[ES2S_MAX_CPUS / 64];
 } es2s_cpus;
 
-/* Of the CPUs that the calling thread may use, those with at least four fifths of the speed of the fastest. Returns
- * how many; 0 where the system does not tell. `folder` is ES2S_CPU_FOLDER, or that of a test. */
+/* Of the CPUs that the calling thread may use, those with at least four fifths of the speed of the fastest.
+ * Returns how many; 0 where the system does not tell. `folder` is ES2S_CPU_FOLDER, or that of a test. */
 #define ES2S_CPU_FOLDER "/sys/devices/system/cpu"
 int32_t es2s_fast_cpus(const char *folder, es2s_cpus *cpus_out);
 
@@ -42,8 +42,8 @@ void *es2s_alloc(size_t size);
 /* Accepts NULL. */
 void es2s_free(void *block);
 
-/* OUT_OF_MEMORY, with what is needed and what is left, before the system would have to end a process. Below 1 MiB
- * nobody looks. */
+/* OUT_OF_MEMORY, with what is needed and what is left, before the system would have to end a process. Below 1
+ * MiB nobody looks. */
 es2s_status es2s_check_memory(const char *what, uint64_t n_bytes);
 
 /* ---- files ---- */

@@ -1,5 +1,5 @@
-/* What Linux and Android tell beyond POSIX: which cores are fast, and how much memory is left. Elsewhere nobody
- * tells, and nothing is limited. */
+/* What Linux and Android tell beyond POSIX: which cores are fast, and how much memory is left. Elsewhere
+ * nobody tells, and nothing is limited. */
 #ifdef __linux__
 #define _GNU_SOURCE /* CPU sets */
 #endif
@@ -104,7 +104,8 @@ static uint64_t left_in_group(const char *folder, bool is_v2) {
     return limit > kept ? limit - kept : 0;
 }
 
-/* The least that the groups from `path` up have left. A container may see its own group as the topmost one. */
+/* The least that the groups from `path` up have left. A container may see its own group as the topmost one.
+ */
 static uint64_t left_in_groups(const char *root, char *path, bool is_v2) {
     uint64_t left = UINT64_MAX;
     for (;;) {

@@ -18,8 +18,8 @@ typedef struct es2s_thread_pool es2s_thread_pool;
  */
 typedef void es2s_job(void *arg, int32_t item, int32_t thread);
 
-/* n_threads counts the caller: n_threads - 1 workers start and sleep, and keep to `cpus` where these are given.
- * NULL if the system refuses one. */
+/* n_threads counts the caller: n_threads - 1 workers start and sleep, and keep to `cpus` where these are
+ * given. NULL if the system refuses one. */
 es2s_thread_pool *es2s_thread_pool_create(int32_t n_threads, const es2s_cpus *cpus);
 
 /* No call may be running. Accepts NULL. */
