@@ -52,6 +52,12 @@ def find_in_c(letter: str, folder: Path) -> fuzzers.Outcome:
     return fuzzers.fuzz(command, corpus, max_total_time=MAX_SECONDS_TO_FIND)
 
 
+@pytest.mark.parametrize("letter", IN_C)
+def test_each_bug_can_still_be_planted(letter: str):
+    bug = IN_C[letter]
+    assert bug.source() != (ROOT / bug.file).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("letter", ["E", "L"])
 def test_a_planted_bug_is_found(letter: str, tmp_path: Path):
     assert find_in_c(letter, tmp_path).found
