@@ -24,7 +24,7 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
 import edge_s2s
-from bench.__main__ import machine
+from bench.results_file import machine
 from edge_s2s.providers import PROVIDERS, find_device
 from edge_s2s_export.factory.datasets import Row, read_rows
 

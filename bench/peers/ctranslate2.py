@@ -1,40 +1,50 @@
-"""CTranslate2, int8: what people leave the others for."""
+"""CTranslate2, int8: what people leave the others for.
 
-from collections.abc import Callable
-from importlib.metadata import version
+Its import also imports torch and transformers where they are installed, for the converter: seconds and
+hundreds of megabytes that a user without them does not pay. So they are hidden here, and its own command
+converts.
+"""
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-VERSION = f"ctranslate2 {version('ctranslate2')}"
+for _name in ("torch", "transformers", "huggingface_hub"):
+    sys.modules[_name] = None  # type: ignore[assignment]  # an import of it is now an ImportError
+
+import ctranslate2  # noqa: E402
+
+from bench.peers import MAX_NEW_TOKENS, Loaded  # noqa: E402
+
+_MODEL = "model"
+_CONVERT = "from ctranslate2.converters.transformers import main; main()"
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:
-    """Convert the checkpoint to CTranslate2's int8 format."""
-    import ctranslate2
+    """Converts the checkpoint to int8."""
+    command = [sys.executable, "-c", _CONVERT, "--model", str(checkpoint), "--quantization", "int8"]
+    subprocess.run([*command, "--output_dir", str(folder / _MODEL)], check=True)
+    vocabulary = json.loads((folder / _MODEL / "shared_vocabulary.json").read_text(encoding="utf-8"))
+    (folder / "tokens.json").write_text(json.dumps(vocabulary), encoding="utf-8")
 
-    converter = ctranslate2.converters.TransformersConverter(str(checkpoint), load_as_float16=False)
-    converter.convert(str(folder / "model"), quantization="int8", force=True)
-    (folder / "checkpoint").write_text(str(checkpoint.resolve()))
 
-
-def load(folder: Path, threads: int) -> Callable[[list[int], int], list[int]]:
-    """Open the converted model; CTranslate2 takes tokens as strings, so the tokenizer comes along."""
-    import ctranslate2
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(Path((folder / "checkpoint").read_text()) / "tokenizer.json"))
+def load(folder: Path, threads: int) -> Loaded:
+    """Opens the converted model."""
     translator = ctranslate2.Translator(
-        str(folder / "model"), device="cpu", compute_type="int8", inter_threads=1, intra_threads=threads
+        str(folder / _MODEL), device="cpu", compute_type="int8", inter_threads=1, intra_threads=threads
     )
 
-    def generate(input_ids: list[int], n_tokens: int) -> list[int]:
-        tokens = [tokenizer.id_to_token(i) for i in input_ids]
-        result = translator.translate_batch(
-            [tokens],
-            beam_size=1,
-            max_decoding_length=n_tokens,
-            min_decoding_length=n_tokens,
+    def generate(sources: list[list[str]], n_tokens: int | None, num_beams: int) -> list[list[str]]:
+        results = translator.translate_batch(
+            sources,
+            beam_size=num_beams,
+            max_decoding_length=n_tokens or MAX_NEW_TOKENS,
+            min_decoding_length=n_tokens or 1,
             max_input_length=0,
+            max_batch_size=len(sources),
+            return_end_token=True,
         )
-        return [tokenizer.token_to_id(t) for t in result[0].hypotheses[0]]
+        return [result.hypotheses[0] for result in results]
 
-    return generate
+    return Loaded(generate, lambda _sources: None)  # type: ignore[arg-type]  # tokens are texts here

@@ -1,52 +1,41 @@
-"""optimum on ONNX Runtime, dynamic int8 (its avx512_vnni preset): the usual ONNX route."""
+"""optimum on ONNX Runtime, merged decoder, dynamic int8 by its own preset: the usual ONNX route."""
 
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-VERSION = f"optimum-onnx {version('optimum-onnx')} onnxruntime {version('onnxruntime')}"
+import onnxruntime
+import torch
+from optimum.onnxruntime import ORTModelForSeq2SeqLM
+
+from bench.peers import Ids, Loaded
+from bench.peers.onnx_graphs import ENCODER, MERGED, copy_others, export
+from bench.peers.transformers import loaded
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:
-    """Export the checkpoint with a merged decoder and quantize both graphs."""
-    from optimum.onnxruntime import AutoQuantizationConfig, ORTModelForSeq2SeqLM, ORTQuantizer
+    """Quantizes encoder and merged decoder."""
+    from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
 
-    model = ORTModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, use_cache=True, use_merged=True)
-    model.save_pretrained(folder)
-    config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
-    for name in ("encoder_model", "decoder_model_merged"):
-        quantizer = ORTQuantizer.from_pretrained(folder, file_name=f"{name}.onnx")
-        quantizer.quantize(quantization_config=config, save_dir=folder)
+    graphs = export(checkpoint, folder)
+    copy_others(graphs, folder)
+    config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
+    for name in (ENCODER, MERGED):
+        quantizer = ORTQuantizer.from_pretrained(graphs, file_name=name)
         # Under its usual name: a merged decoder of another name is not found.
-        (folder / f"{name}_quantized.onnx").replace(folder / f"{name}.onnx")
+        quantizer.quantize(quantization_config=config, save_dir=folder, file_suffix="")
 
 
-def load(folder: Path, threads: int) -> Callable[[list[int], int], list[int]]:
-    """Open the quantized graphs."""
-    import onnxruntime
-    import torch
-    from optimum.onnxruntime import ORTModelForSeq2SeqLM
-
+def load(folder: Path, threads: int, spinning: str = "1") -> Loaded:
+    """Opens the quantized graphs."""
     torch.set_num_threads(threads)
-    session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = threads
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     model = ORTModelForSeq2SeqLM.from_pretrained(
-        folder,
-        use_cache=True,
-        use_merged=True,
-        session_options=session_options,
+        folder, use_cache=True, use_merged=True, session_options=options
     )
 
-    def generate(input_ids: list[int], n_tokens: int) -> list[int]:
-        out = model.generate(
-            input_ids=torch.tensor([input_ids]),
-            attention_mask=torch.ones(1, len(input_ids), dtype=torch.long),
-            max_new_tokens=n_tokens,
-            min_new_tokens=n_tokens,
-            num_beams=1,
-            do_sample=False,
-            no_repeat_ngram_size=0,
-        )
-        return [int(token) for token in out[0, 1:]]
+    def encode(sources: Ids) -> None:
+        input_ids = torch.tensor(sources)
+        model.encoder(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
 
-    return generate
+    return loaded(model, encode)

@@ -1,0 +1,149 @@
+/*
+ * What this machine can do at most. Reads "stream BYTES THREADS" or "dot 0 THREADS" from standard input, one
+ * a line, and answers with a number: 1e9 bytes a second, or 1e9 products of 8-bit integers a second.
+ *
+ * stream: each thread sums up its own part of BYTES, again and again, as a decoder reads its weights.
+ * dot:    products of unsigned and signed bytes added up in 32 bits, from registers and the first cache.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+enum { MAX_THREADS = 64, LINE = 64, DOT_BYTES = 4096 };
+static const double SECONDS = 0.1;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Wide enough for every vector unit: four sums of 64 bytes, which the compiler splits as it needs. */
+typedef uint64_t line __attribute__((vector_size(LINE)));
+
+static uint64_t stream(const uint8_t *data, size_t size) {
+    line sums[4] = {{0}};
+    for (size_t i = 0; i + 4 * LINE <= size; i += 4 * LINE)
+        for (int k = 0; k < 4; k++)
+            sums[k] += *(const line *)(const void *)(data + i + (size_t)k * LINE);
+    const line sum = sums[0] + sums[1] + sums[2] + sums[3];
+    uint64_t total = 0;
+    for (int k = 0; k < 8; k++)
+        total += sum[k];
+    return total;
+}
+
+/* Sums in twelve registers hide the latency of the instruction. */
+enum { SUMS = 12 };
+#if defined(__AVX512VNNI__)
+typedef __m512i vector;
+#define DOT(sum, a, b) _mm512_dpbusd_epi32(sum, a, b)
+#elif defined(__AVXVNNI__)
+typedef __m256i vector;
+#define DOT(sum, a, b) _mm256_dpbusd_avx_epi32(sum, a, b)
+#elif defined(__AVX2__)
+typedef __m256i vector;
+#define DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)))
+#elif defined(__ARM_FEATURE_DOTPROD)
+typedef int32x4_t vector;
+#define DOT(sum, a, b) vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))
+#else
+typedef int32_t vector;
+#define DOT(sum, a, b) ((sum) + (a) * (b)) /* one product at a time: no bound, but a number */
+#endif
+
+static uint64_t dot(const uint8_t *data) {
+    vector sums[SUMS], x;
+    memset(sums, 0, sizeof sums);
+    memcpy(&x, data, sizeof x);
+    for (int repeat = 0; repeat < 1000; repeat++) {
+        for (int k = 0; k < SUMS; k++) {
+            vector y;
+            memcpy(&y, data + (size_t)k * sizeof y, sizeof y);
+            sums[k] = DOT(sums[k], x, y);
+        }
+        __asm__ volatile("" ::: "memory");
+    }
+    uint64_t total = 0;
+    for (size_t i = 0; i < sizeof sums; i++)
+        total += ((const uint8_t *)sums)[i];
+    return total;
+}
+
+typedef struct {
+    const uint8_t *data;
+    size_t size; /* 0: dot */
+    double work, seconds;
+} job;
+
+static atomic_int waiting;
+static atomic_uint_fast64_t sink;
+
+static void *run(void *argument) {
+    job *own = argument;
+    atomic_fetch_sub(&waiting, 1);
+    while (atomic_load(&waiting) > 0)
+        ;
+    const double start = now();
+    uint64_t total = 0;
+    do {
+        total += own->size ? stream(own->data, own->size) : dot(own->data);
+        own->work += own->size ? (double)own->size : 1000.0 * SUMS * (double)sizeof(vector);
+        own->seconds = now() - start;
+    } while (own->seconds < SECONDS);
+    atomic_fetch_add(&sink, total);
+    return NULL;
+}
+
+static double measure(const uint8_t *data, size_t size, int n_threads) {
+    job jobs[MAX_THREADS] = {{0}};
+    pthread_t threads[MAX_THREADS];
+    const size_t part = size / (size_t)n_threads / (4 * LINE) * (4 * LINE);
+    atomic_store(&waiting, n_threads);
+    for (int i = 0; i < n_threads; i++)
+        jobs[i] = (job){.data = data + (size_t)i * part, .size = part};
+    for (int i = 1; i < n_threads; i++)
+        if (pthread_create(&threads[i], NULL, run, &jobs[i])) exit(1);
+    run(&jobs[0]);
+    for (int i = 1; i < n_threads; i++)
+        pthread_join(threads[i], NULL);
+    double rate = 0.0;
+    for (int i = 0; i < n_threads; i++)
+        rate += jobs[i].work / jobs[i].seconds;
+    return rate / 1e9;
+}
+
+int main(void) {
+    char what[16];
+    unsigned long long bytes;
+    int n_threads;
+    uint8_t *data = NULL;
+    size_t room = 0;
+    while (scanf("%15s %llu %d", what, &bytes, &n_threads) == 3) {
+        if (n_threads < 1 || n_threads > MAX_THREADS) return 2;
+        const int is_dot = !strcmp(what, "dot");
+        const size_t unit = (size_t)n_threads * 4 * LINE;
+        size_t size = is_dot ? DOT_BYTES : ((size_t)bytes + unit - 1) / unit * unit;
+        if (size > room) {
+            free(data);
+            data = aligned_alloc(LINE, size);
+            if (!data) return 1;
+            memset(data, 1, size);
+            room = size;
+        }
+        printf("%.3f\n", measure(data, is_dot ? 0 : size, n_threads));
+        fflush(stdout);
+    }
+    free(data);
+    return atomic_load(&sink) == 1; /* so that the sums are needed */
+}

@@ -1,0 +1,319 @@
+"""How each kind of unit is measured. A function for each, from unit and laboratory to what the file keeps."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from bench import ROOT, bounds, peers, startup
+from bench.laboratory import Laboratory, Processes
+from bench.noise import LIMIT, Meter
+from bench.peers import OURS
+from bench.plan import Unit
+from bench.processes import Entrant, Neighbour, PeerError, Process
+from bench.rounds import Measured, Sample, measure, spread
+from bench.shapes import encode, sources
+from edge_s2s.decoder import supported_isas
+
+BUSY_LABEL = "edge_s2s, 1 thread, quiet"
+ROUGES = ("rouge1", "rouge2", "rougeL")
+
+
+def measure_unit(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    """What the results file keeps of a unit."""
+    return MEASURES[unit.kind](unit, laboratory)
+
+
+def _startup(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    document = ROOT / "examples" / "dialogue.txt"
+    return {"figures": startup.measure(document, threads=unit.threads, rounds=laboratory.options.rounds)}
+
+
+def _bounds(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    if bounds.compiler() is None:
+        raise PeerError("expected a C compiler to measure the machine's bounds, found none")
+    options = laboratory.options
+    with bounds.Bounds(options.work) as machine:
+
+        def sample() -> Sample:
+            streams = {
+                f"stream_{size}mb_gb_per_s": machine.ask("stream", size << 20, unit.threads)
+                for size in bounds.WORKING_SETS_MB
+            }
+            return {**streams, "int8_gmac_per_s": machine.ask("dot", 0, unit.threads)}
+
+        measured = measure(
+            {"machine": sample},
+            rounds=options.rounds,
+            until=laboratory.unit_until,
+            pids=lambda: [machine.pid],
+        )
+    return {"figures": measured.figures("machine"), **measured.noise()}
+
+
+def _generation(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    """Greedy, with a read stream in the same rounds; beams; batches."""
+    source = sources(laboratory.checkpoint(unit.model), unit.source_len, unit.batch)
+    entrants = laboratory.entrants(unit.model, unit.threads, num_beams=unit.num_beams)
+    is_greedy = unit.kind == "greedy"
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(laboratory, entrants))
+        tokens = _answers(processes, laboratory, source, unit.num_beams)
+        one_request = _split_request if is_greedy else _request
+        samplers: dict[str, Callable[[], Sample]] = {
+            process.entrant.label: partial(one_request, process, laboratory, source, unit.num_beams)
+            for process in processes
+        }
+        pids = processes.pids()
+        bytes_per_token = 0
+        if is_greedy and bounds.compiler() is not None:
+            machine = stack.enter_context(bounds.Bounds(laboratory.options.work))
+            bytes_per_token = _bytes_per_token(entrants[0].folder, unit.source_len)
+            samplers["stream"] = lambda: {"gb_per_s": machine.ask("stream", bytes_per_token, unit.threads)}
+            pids.append(machine.pid)
+        measured = measure(
+            samplers, rounds=laboratory.options.rounds, until=laboratory.unit_until, pids=lambda: pids
+        )
+    found = _peers(processes, measured, tokens)
+    if bytes_per_token:
+        found["bytes_per_token"] = bytes_per_token
+        found["stream"] = measured.figures("stream")
+    return {**found, "n_tokens": laboratory.options.n_tokens}
+
+
+def _answers(
+    processes: Processes, laboratory: Laboratory, source: list[list[int]], num_beams: int
+) -> dict[str, list[list[int]]]:
+    """Everybody's tokens; whoever cannot do it is left out from here on."""
+    tokens: dict[str, list[list[int]]] = {}
+    for process in [*processes]:
+        label = process.entrant.label
+        try:
+            answer = laboratory.generate(process, source, laboratory.options.n_tokens, num_beams)
+            tokens[label] = answer["result"]  # type: ignore[assignment]
+        except PeerError as error:
+            if process.entrant.peer == OURS:
+                raise
+            process.__exit__()
+            processes.remove(process)
+            laboratory.fail(f"{process.entrant.folder.parent.name}/k{num_beams}b{len(source)}/{label}", error)
+    return tokens
+
+
+def _request(process: Process, laboratory: Laboratory, source: list[list[int]], num_beams: int) -> Sample:
+    return laboratory.whole_request(process, source, num_beams)
+
+
+def _split_request(
+    process: Process, laboratory: Laboratory, source: list[list[int]], num_beams: int
+) -> Sample:
+    """A request, and where its time goes: one of a single token is all that comes before decoding."""
+    n_tokens = laboratory.options.n_tokens
+    laboratory.generate(process, source, 1, num_beams)  # its own weights into the caches
+    first = laboratory.generate(process, source, 1, num_beams)
+    whole = laboratory.generate(process, source, n_tokens, num_beams)
+    encoder_s = process.ask("encode", sources=source)["result"]
+    return {
+        "total_ms": 1000 * whole["wall_s"],
+        "tokens_per_s": n_tokens / whole["wall_s"],
+        "first_token_ms": 1000 * first["wall_s"],
+        "ms_per_token": 1000 * (whole["wall_s"] - first["wall_s"]) / (n_tokens - 1),
+        "cpu_ms_per_token": 1000 * (whole["cpu_s"] - first["cpu_s"]) / (n_tokens - 1),
+        **({} if encoder_s is None else {"encoder_ms": 1000 * encoder_s}),
+    }
+
+
+def _bytes_per_token(folder: Path, source_len: int) -> int:
+    from bench.peers.edge_s2s import bytes_per_token
+
+    return bytes_per_token(folder, source_len)
+
+
+def _peers(
+    processes: list[Process], measured: Measured, tokens: Mapping[str, list[list[int]]]
+) -> dict[str, Any]:
+    entrants = [process.entrant for process in processes]
+    return {
+        "peers": {
+            entrant.label: {
+                "versions": peers.installed(entrant.peer),
+                "setting": entrant.setting,
+                "threads": entrant.threads,
+                "rounds": len(measured.samples[entrant.label]),
+                "figures": measured.figures(entrant.label),
+                "other_tokens": _differing(tokens[OURS], tokens[entrant.label]),
+            }
+            for entrant in entrants
+            if entrant.label in tokens
+        },
+        **measured.noise(),
+    }
+
+
+def _differing(ours: list[list[int]], theirs: list[list[int]]) -> float:
+    """Share of the tokens that differ from ours at the same place; after the first, most others do, too."""
+    pairs = [pair for rows in zip(ours, theirs, strict=True) for pair in zip(*rows, strict=True)]
+    return fmean(a != b for a, b in pairs)
+
+
+def _busy(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    """Everybody beside a busy process, and we alone with one thread while that one stands still."""
+    source = sources(laboratory.checkpoint(unit.model), unit.source_len, 1)
+    entrants = laboratory.entrants(unit.model, unit.threads)
+    quiet = Entrant(BUSY_LABEL, OURS, entrants[0].folder, 1, entrants[0].setting)
+    with Processes(laboratory, [*entrants, quiet]) as processes, Neighbour() as neighbour:
+        tokens = _answers(processes, laboratory, source, 1)
+
+        def beside(process: Process) -> Sample:
+            if process.entrant.label == BUSY_LABEL:
+                return _split_request(process, laboratory, source, 1)
+            with neighbour.running():
+                return _split_request(process, laboratory, source, 1)
+
+        measured = measure(
+            {process.entrant.label: partial(beside, process) for process in processes},
+            rounds=laboratory.options.rounds,
+            until=laboratory.unit_until,
+            pids=lambda: [*processes.pids(), neighbour.pid],
+        )
+    return {**_peers(processes, measured, tokens), "n_tokens": laboratory.options.n_tokens}
+
+
+def _rows(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    isas = [isa for isa in supported_isas() if isa != "scalar"] or ["scalar"]
+    [entrant] = [e for e in laboratory.entrants(unit.model, unit.threads) if e.peer == OURS]
+    with Processes(laboratory, [entrant]) as processes:
+        [process] = processes
+
+        def sample(isa: str) -> Sample:
+            arguments = {"source_len": unit.source_len, "n_steps": laboratory.options.n_tokens, "isa": isa}
+            steps = process.ask("steps", **arguments)["result"]
+            one, four = (spread(steps[rows])["median"] for rows in ("1", "4"))
+            return {"ms_1_row": one, "ms_4_rows": four, "times": four / one}
+
+        measured = measure(
+            {isa: partial(sample, isa) for isa in isas},
+            rounds=laboratory.options.rounds,
+            until=laboratory.unit_until,
+            pids=processes.pids,
+        )
+    return {"isas": {isa: measured.figures(isa) for isa in isas}, **measured.noise()}
+
+
+def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    """New processes, files in the system's cache: from start to first token, and the memory that it took."""
+    source = sources(laboratory.checkpoint(unit.model), unit.source_len, 1)
+
+    def sample(entrant: Entrant) -> Sample:
+        start = time.perf_counter()
+        with entrant.start() as process:
+            answer = laboratory.generate(process, source, 1, 1)
+            first_token_s = time.perf_counter() - start
+            hello = process.hello
+        return {
+            "first_token_s": first_token_s,
+            "import_s": hello["import_s"],
+            "load_s": hello["load_s"],
+            "peak_mb": answer["peak_mb"],
+            "peak_over_import_mb": answer["peak_mb"] - hello["import_mb"],
+        }
+
+    usable, entrants = {}, laboratory.entrants(unit.model, unit.threads)
+    for entrant in entrants:
+        try:
+            sample(entrant)
+            usable[entrant.label] = entrant
+        except PeerError as error:
+            laboratory.fail(f"{unit.model}/cold/{entrant.label}", error)
+    measured = measure(
+        {label: partial(sample, entrant) for label, entrant in usable.items()},
+        rounds=laboratory.options.rounds,
+        until=laboratory.unit_until,
+    )
+    found = {
+        label: {
+            "versions": peers.installed(entrant.peer),
+            "setting": entrant.setting,
+            "threads": entrant.threads,
+            "rounds": len(measured.samples[label]),
+            "disk_mb": disk_mb(entrant.folder),
+            "figures": measured.figures(label),
+        }
+        for label, entrant in usable.items()
+    }
+    return {"peers": found, **measured.noise()}
+
+
+def disk_mb(folder: Path) -> float:
+    """Size of all files below a folder, 1e6 bytes; a link counts as what it points to."""
+    files: list[Path] = []
+    for entry in folder.iterdir():
+        files += entry.resolve().rglob("*") if entry.is_dir() else [entry]
+    return sum(file.stat().st_size for file in files if file.is_file() and file.name != "tokens.json") / 1e6
+
+
+def _quality(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
+    """Each row goes to everybody before the next one; texts end where the model ends them."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from tokenizers import Tokenizer
+
+    from edge_s2s_export.factory.datasets import read_rows
+
+    options = laboratory.options
+    assert options.data is not None
+    checkpoint = laboratory.checkpoint(unit.model)
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    scorer = RougeScorer(ROUGES, use_stemmer=True)
+    rows = read_rows(options.data, "dialogsum", "valid")[: options.rows]
+    entrants = laboratory.entrants(unit.model, unit.threads, num_beams=unit.num_beams)
+    texts: dict[str, list[str]] = {entrant.label: [] for entrant in entrants}
+    times: dict[str, list[float]] = {entrant.label: [] for entrant in entrants}
+    scores: dict[str, list[list[float]]] = {entrant.label: [] for entrant in entrants}
+    until = min(options.until, time.monotonic() + 3 * options.unit_s)
+    with Processes(laboratory, entrants) as processes:
+        meter = Meter(processes.pids())
+        for row in rows:
+            source = encode(checkpoint, row.source)
+            for process in processes:
+                arguments = {"sources": [source], "n_tokens": None, "num_beams": unit.num_beams}
+                answer = process.ask("generate", **arguments)
+                label, text = process.entrant.label, tokenizer.decode(answer["result"][0]).strip()
+                texts[label].append(text)
+                times[label].append(1000 * answer["wall_s"])
+                found = scorer.score(row.targets[0], text)
+                scores[label].append([100 * found[name].fmeasure for name in ROUGES])
+            print(f"  row {len(texts[OURS])} of {len(rows)}", end="\r", file=sys.stderr)
+            if time.monotonic() >= until:
+                break
+        others = meter.others() or 0.0
+    found = {}
+    for entrant in (process.entrant for process in processes):
+        mean = map(fmean, zip(*scores[entrant.label], strict=True))
+        pairs = zip(texts[OURS], texts[entrant.label], strict=True)
+        found[entrant.label] = {
+            "versions": peers.installed(entrant.peer),
+            "setting": entrant.setting,
+            "threads": entrant.threads,
+            "figures": {"total_ms": spread(times[entrant.label])},
+            "rouge": dict(zip(ROUGES, mean, strict=True)),
+            "other_texts": fmean(ours != theirs for ours, theirs in pairs),
+        }
+    noise = {"other_cores": round(others, 3), "quiet": others <= LIMIT}
+    return {"rows": len(texts[OURS]), "peers": found, **noise}
+
+
+MEASURES: Mapping[str, Callable[[Unit, Laboratory], dict[str, Any]]] = {
+    "startup": _startup,
+    "bounds": _bounds,
+    "greedy": _generation,
+    "beam": _generation,
+    "batch": _generation,
+    "busy": _busy,
+    "rows": _rows,
+    "cold": _cold,
+    "quality": _quality,
+}
