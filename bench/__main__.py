@@ -48,13 +48,13 @@ def command_run(args: argparse.Namespace) -> int:
     if missing := [name for name in args.peers if name not in names]:
         print(f"not installed: {', '.join(missing)}", file=sys.stderr)
     options = Options(
-        work=args.work,
+        work=args.work.resolve(),
         names=names,
         rounds=args.rounds,
         n_tokens=8 if args.quick else 64,
         unit_s=args.unit_seconds,
         until=until,
-        data=args.data,
+        data=args.data and args.data.resolve(),
         rows=args.rows,
     )
     laboratory = Laboratory(options, results)

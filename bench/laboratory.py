@@ -90,6 +90,12 @@ class Laboratory:
         print(f"  {what}: {error}", file=sys.stderr)
         self.results["failed"][what] = str(error)
 
+    def ours(self, model: str, threads: int) -> Entrant:
+        """We alone."""
+        folder = self.folder(model, OURS)
+        assert folder is not None, "a failure of ours is raised"
+        return Entrant(OURS, OURS, folder, threads)
+
     def entrants(self, model: str, threads: int, *, num_beams: int = 1) -> list[Entrant]:
         """All peers that can do it, each in its fastest setting."""
         settings = self._settings(model, threads)
@@ -124,9 +130,15 @@ class Laboratory:
         with Processes(self, entrants) as processes:
             samplers = {p.entrant.label: partial(self.whole_request, p, source, 1) for p in processes}
             measured = measure(
-                samplers, rounds=self.options.rounds // 2 + 1, until=self.unit_until, pids=processes.pids
+                samplers,
+                rounds=self.options.rounds // 2 + 1,
+                until=self.unit_until,
+                pids=processes.pids,
+                on_failure=lambda words, error: self.fail(f"{model}/{entrant.peer}/{words}", error),
             )
-        tried = {label: measured.figures(label)["total_ms"]["median"] for label in samplers}
+        tried = {label: measured.figures(label)["total_ms"]["median"] for label in measured.samples}
+        if not tried:
+            return {"setting": candidates[0]}
         return {"setting": named[min(tried, key=tried.__getitem__)], "total_ms": tried, **measured.noise()}
 
     def whole_request(self, process: Process, source: list[list[int]], num_beams: int) -> Sample:
@@ -154,17 +166,18 @@ class Processes(list[Process]):
         for entrant in entrants:
             try:
                 process = entrant.start()
-                self.append(process)
-                process.__enter__()
             except PeerError as error:
                 if entrant.label == OURS:
                     self.__exit__()
                     raise
                 laboratory.fail(f"{entrant.folder.parent.name}/{entrant.peer}/{entrant.label}", error)
+            else:
+                self.append(process)
+                process.__enter__()
 
     def pids(self) -> list[int]:
-        """Of all of them."""
-        return [process.pid for process in self]
+        """Of those that live."""
+        return [process.pid for process in self if process.process.poll() is None]
 
     def __enter__(self) -> "Processes":
         return self

@@ -34,6 +34,8 @@ class Unit:
         """Such as "greedy/t5-small/s512/b1/k1/t2": source tokens, batch, beams, threads."""
         if self.kind in ("startup", "bounds"):
             return f"{self.kind}/t{self.threads}"
+        if self.kind == "quality":
+            return f"{self.kind}/{self.model}/k{self.num_beams}/t{self.threads}"
         sizes = f"s{self.source_len}/b{self.batch}/k{self.num_beams}"
         return f"{self.kind}/{self.model}/{sizes}/t{self.threads}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import noise
+from bench.processes import PeerError
 
 SLOW_S = 3.0  # whose sample takes longer takes part in the first rounds only
 SLOW_ROUNDS = 3
@@ -47,9 +48,12 @@ def measure(
     rounds: int,
     until: float,
     pids: Callable[[], Iterable[int]] = tuple,
+    on_failure: Callable[[str, PeerError], None] | None = None,
     start_meter: Callable[[Iterable[int]], noise.Meter] = noise.Meter,
 ) -> Measured:
     """`rounds` quiet rounds in which each sampler is called once, after one that does not count.
+
+    Who fails in that one is told to `on_failure` and left out; a failure later on ends it all.
 
     Ends early at the time `until` of time.monotonic, but not without a round. If not enough rounds were
     quiet, the quietest of the others count, too: `Measured.others` tells. `pids` are our living processes.
@@ -57,8 +61,15 @@ def measure(
     times = {}
     for label, sample in samplers.items():
         start = time.perf_counter()
-        sample()
+        try:
+            sample()
+        except PeerError as error:
+            if on_failure is None:
+                raise
+            on_failure(label, error)
+            continue
         times[label] = time.perf_counter() - start
+    samplers = {label: sample for label, sample in samplers.items() if label in times}
     slow = {label for label in times if times[label] > SLOW_S}
     quiet: list[tuple[float, dict[str, Sample]]] = []
     disturbed: list[tuple[float, dict[str, Sample]]] = []

@@ -17,6 +17,7 @@ from bench.plan import Unit
 from bench.processes import Entrant, Neighbour, PeerError, Process
 from bench.rounds import Measured, Sample, measure, spread
 from bench.shapes import encode, sources
+from edge_s2s import default_bundle_path
 from edge_s2s.decoder import supported_isas
 
 BUSY_LABEL = "edge_s2s, 1 thread, quiet"
@@ -30,6 +31,9 @@ def measure_unit(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 def _startup(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     document = ROOT / "examples" / "dialogue.txt"
+    for needed in (default_bundle_path(), Path(sys.executable).parent / "edge-s2s"):
+        if not needed.exists():
+            raise PeerError(f"expected {needed}: install edge_s2s with its default bundle and its command")
     return {"figures": startup.measure(document, threads=unit.threads, rounds=laboratory.options.rounds)}
 
 
@@ -68,15 +72,18 @@ def _generation(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
             process.entrant.label: partial(one_request, process, laboratory, source, unit.num_beams)
             for process in processes
         }
-        pids = processes.pids()
+        own: list[int] = []
         bytes_per_token = 0
         if is_greedy and bounds.compiler() is not None:
             machine = stack.enter_context(bounds.Bounds(laboratory.options.work))
             bytes_per_token = _bytes_per_token(entrants[0].folder, unit.source_len)
             samplers["stream"] = lambda: {"gb_per_s": machine.ask("stream", bytes_per_token, unit.threads)}
-            pids.append(machine.pid)
+            own.append(machine.pid)
         measured = measure(
-            samplers, rounds=laboratory.options.rounds, until=laboratory.unit_until, pids=lambda: pids
+            samplers,
+            rounds=laboratory.options.rounds,
+            until=laboratory.unit_until,
+            pids=lambda: [*processes.pids(), *own],
         )
     found = _peers(processes, measured, tokens)
     if bytes_per_token:
@@ -185,8 +192,7 @@ def _busy(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 def _rows(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     isas = [isa for isa in supported_isas() if isa != "scalar"] or ["scalar"]
-    [entrant] = [e for e in laboratory.entrants(unit.model, unit.threads) if e.peer == OURS]
-    with Processes(laboratory, [entrant]) as processes:
+    with Processes(laboratory, [laboratory.ours(unit.model, unit.threads)]) as processes:
         [process] = processes
 
         def sample(isa: str) -> Sample:
@@ -222,17 +228,17 @@ def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
             "peak_over_import_mb": answer["peak_mb"] - hello["import_mb"],
         }
 
-    usable, entrants = {}, laboratory.entrants(unit.model, unit.threads)
-    for entrant in entrants:
-        try:
-            sample(entrant)
-            usable[entrant.label] = entrant
-        except PeerError as error:
-            laboratory.fail(f"{unit.model}/cold/{entrant.label}", error)
+    def failed(label: str, error: PeerError) -> None:
+        if label == OURS:
+            raise error
+        laboratory.fail(f"{unit.model}/cold/{label}", error)
+
+    entrants = {entrant.label: entrant for entrant in laboratory.entrants(unit.model, unit.threads)}
     measured = measure(
-        {label: partial(sample, entrant) for label, entrant in usable.items()},
+        {label: partial(sample, entrant) for label, entrant in entrants.items()},
         rounds=laboratory.options.rounds,
         until=laboratory.unit_until,
+        on_failure=failed,
     )
     found = {
         label: {
@@ -243,7 +249,8 @@ def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
             "disk_mb": disk_mb(entrant.folder),
             "figures": measured.figures(label),
         }
-        for label, entrant in usable.items()
+        for label, entrant in entrants.items()
+        if label in measured.samples
     }
     return {"peers": found, **measured.noise()}
 
