@@ -70,7 +70,7 @@ def command_run(args: argparse.Namespace) -> int:
             laboratory.fail(unit.name, error)
             continue
         results["failed"].pop(unit.name, None)
-        results["units"][unit.name] = {**found, "commit": results_file.commit()}
+        results["units"][unit.name] = results_file.rounded({**found, "commit": results_file.commit()})
         results_file.save(out, results)
         measured.append(unit)
     results_file.save(out, results)

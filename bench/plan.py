@@ -16,6 +16,7 @@ KINDS = {
     "cold": "process start to first token, memory, disk",
     "quality": "the default model's summaries of DialogSum's valid rows: ROUGE next to time",
 }
+BUSY_LABEL = "edge_s2s, 1 thread, quiet"  # what the busy units compare with
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def write_report(folder: Path, out: Path) -> list[str]:
         except ResultsError as error:
             left_out.append(str(error))
             continue
-        if results["units"]:
+        older = newest.get(results["machine"]["cpu"])
+        if results["units"] and (older is None or older["runs"][-1]["date"] <= results["runs"][-1]["date"]):
             newest[results["machine"]["cpu"]] = results
     if not newest:
         raise ResultsError(f"no results in {folder}; run `python -m bench run` first")

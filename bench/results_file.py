@@ -97,13 +97,14 @@ def save(path: Path, results: Results) -> None:
     """Writes the file, or leaves the old one as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(_rounded(results), indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """The same with floats of five digits."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.peers import OURS
-from bench.plan import Unit
+from bench.plan import BUSY_LABEL, Unit
 from bench.shapes import DEFAULT, MODELS
-from bench.units import BUSY_LABEL
 
 Units = Mapping[str, Any]
 

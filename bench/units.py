@@ -13,14 +13,13 @@ from bench import ROOT, bounds, peers, startup
 from bench.laboratory import Laboratory, Processes
 from bench.noise import LIMIT, Meter
 from bench.peers import OURS
-from bench.plan import Unit
+from bench.plan import BUSY_LABEL, Unit
 from bench.processes import Entrant, Neighbour, PeerError, Process
 from bench.rounds import Measured, Sample, measure, spread
 from bench.shapes import encode, sources
 from edge_s2s import default_bundle_path
 from edge_s2s.decoder import supported_isas
 
-BUSY_LABEL = "edge_s2s, 1 thread, quiet"
 ROUGES = ("rouge1", "rouge2", "rougeL")
 
 

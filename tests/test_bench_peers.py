@@ -40,7 +40,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     first = run(folder, *ALONE, "--threads", "1", "--only", "greedy")
     assert [*first["units"]] == [GREEDY]
-    run(folder, *ALONE, "--only", "bounds,greedy,beam/t1,batch/t1,rows,cold,busy")
+    run(folder, *ALONE, "--threads", "1", "2", "--only", "bounds,greedy,beam/t1,batch/t1,rows,cold,busy")
     return folder
 
 
@@ -113,12 +113,14 @@ def test_a_peer_of_the_same_weights_writes_as_many_tokens_and_mostly_ours(ours: 
         pytest.skip(f"{name} is not installed")
     given = ["--peers", peers.OURS, name, "--models", MODEL, "--threads", "1", "--again"]
     results = run(ours, *given, "--only", "greedy")
-    assert results["failed"] == {}
+    assert not results["failed"].keys() & {f"{MODEL}/{name}", GREEDY}
     found = results["units"][GREEDY]["peers"]
     assert found.keys() == {peers.OURS, name}
     assert found[name]["other_tokens"] <= 0.5
-    tried = results["settings"][f"{MODEL}/t1"][name].get("total_ms", {"as it comes": 0})
-    assert len(tried) == len(peers.SETTINGS[name])
+    chosen = results["settings"][f"{MODEL}/t1"][name]
+    assert chosen["setting"] in peers.SETTINGS[name]
+    if len(peers.SETTINGS[name]) > 1:
+        assert "as it comes" in chosen["total_ms"], "others may be of another CPU"
 
 
 def test_summaries_of_the_default_model_are_judged_next_to_their_time(tmp_path: Path):
