@@ -25,7 +25,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this sy
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
     out = folder / "machine.json"
-    given = ["run", "--quick", "--rounds", "1", "--work", str(folder / "work"), "--out", str(out)]
+    brief = ("--quick", "--rounds", "1", "--unit-seconds", "0.5")  # so that a busy machine delays no test
+    given = ["run", *brief, "--work", str(folder / "work"), "--out", str(out)]
     assert main([*given, *arguments]) == 0
     results: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return results
@@ -44,6 +45,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.release
 def test_runs_add_up_to_one_file_and_a_page_of_targets_tables_and_plots(ours: Path):
     results = json.loads((ours / "machine.json").read_text(encoding="utf-8"))
     assert {name.split("/")[0] for name in results["units"]} == KINDS.keys() - {"startup", "quality"}
@@ -60,6 +62,7 @@ def test_runs_add_up_to_one_file_and_a_page_of_targets_tables_and_plots(ours: Pa
     assert main(["compare", str(ours / "machine.json"), str(ours / "machine.json")]) == 0
 
 
+@pytest.mark.release
 def test_a_decoder_reads_its_matrices_and_the_keys_and_values_of_the_source(ours: Path):
     """T5: 32 x 16 x 2 attentions with q and o, k and v in one of them, two of the feed-forward, 400 rows."""
     found = json.loads((ours / "machine.json").read_text(encoding="utf-8"))["units"][GREEDY]
@@ -70,6 +73,7 @@ def test_a_decoder_reads_its_matrices_and_the_keys_and_values_of_the_source(ours
     assert found["bytes_per_token"] == matrices + scales + norms + keys_and_values
 
 
+@pytest.mark.release
 def test_a_quiet_unit_is_not_measured_again_until_asked(ours: Path):
     name = f"rows/{MODEL}/s16/b1/k1/t1"
     path = ours / "machine.json"
@@ -80,12 +84,14 @@ def test_a_quiet_unit_is_not_measured_again_until_asked(ours: Path):
     assert "mark" not in run(ours, *ALONE, "--only", "rows", "--again")["units"][name]
 
 
+@pytest.mark.release
 def test_a_run_ends_with_its_minutes(ours: Path):
     before = json.loads((ours / "machine.json").read_text(encoding="utf-8"))
     after = run(ours, *ALONE, "--again", "--minutes", "0.1")
     assert after["units"] == before["units"]
 
 
+@pytest.mark.release
 def test_results_of_another_machine_or_of_tiny_models_are_not_mixed(ours: Path, tmp_path: Path):
     results = json.loads((ours / "machine.json").read_text(encoding="utf-8"))
     results["machine"]["cpu"] = "another one"
@@ -97,17 +103,8 @@ def test_results_of_another_machine_or_of_tiny_models_are_not_mixed(ours: Path, 
     assert main(["run", "--quick", "--only", "gredy", "--out", str(tmp_path / "new.json")]) == 2
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ctranslate2",
-        "onnxruntime",
-        *(
-            pytest.param(n, marks=pytest.mark.release)
-            for n in ("optimum", "transformers", "transformers_int8")
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in peers.NAMES if name != peers.OURS])
+@pytest.mark.release
 def test_a_peer_of_the_same_weights_writes_as_many_tokens_and_mostly_ours(ours: Path, name: str):
     if peers.installed(name) is None:
         pytest.skip(f"{name} is not installed")
@@ -123,6 +120,7 @@ def test_a_peer_of_the_same_weights_writes_as_many_tokens_and_mostly_ours(ours: 
         assert "as it comes" in chosen["total_ms"], "others may be of another CPU"
 
 
+@pytest.mark.release
 def test_summaries_of_the_default_model_are_judged_next_to_their_time(tmp_path: Path):
     rows = [
         {"id": f"{i}", "source": f"#Person1#: Lunch at {i}?\n#Person2#: Yes.", "target": f"Lunch is at {i}."}
