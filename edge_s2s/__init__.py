@@ -15,6 +15,7 @@ from edge_s2s.errors import (
     InputTooLongError,
     InsufficientMemoryError,
     ProviderError,
+    UnsupportedVersionError,
 )
 from edge_s2s.generation import Generation, GenerationOptions, GenerationStats, Provenance, Replacement
 from edge_s2s.loading import default_bundle_path, load
@@ -42,6 +43,7 @@ __all__ = [
     "Replacement",
     "Score",
     "Seq2SeqModel",
+    "UnsupportedVersionError",
     "__version__",
     "default_bundle_path",
     "load",

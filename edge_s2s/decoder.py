@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_s2s.errors import BundleError, CoreError
+from edge_s2s.errors import BundleError, CoreError, UnsupportedVersionError
 from edge_s2s.manifest import GenerationDefaults
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import Buffer
@@ -504,6 +504,8 @@ def _check(status: int) -> None:
         raise MemoryError(message)
     if status in (lib.ES2S_INVALID_ARGUMENT, lib.ES2S_CAPACITY, lib.ES2S_UNSUPPORTED_CPU):
         raise ValueError(message)
-    if status in (lib.ES2S_BAD_FORMAT, lib.ES2S_UNSUPPORTED_VERSION):
+    if status == lib.ES2S_UNSUPPORTED_VERSION:
+        raise UnsupportedVersionError(WEIGHTS, "weights that the decoder can load", message)
+    if status == lib.ES2S_BAD_FORMAT:
         raise BundleError(WEIGHTS, "weights that the decoder can load", message)
     raise CoreError(status, message)

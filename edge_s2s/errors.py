@@ -2,6 +2,7 @@
 
     EdgeS2SError                  base of all, never raised itself
     ├── BundleError               a bundle, or a file in it, is not what it must be
+    │   └── UnsupportedVersionError   it is right, but needs another version of edge_s2s
     ├── InputTooLongError         a source has more tokens than the model accepts (also a ValueError)
     ├── ConstraintError           a constraint is none, or no result keeps to it (also a ValueError)
     ├── CloudError                the cloud was not asked, or did not answer as it must
@@ -39,6 +40,10 @@ class BundleError(EdgeS2SError):
         where = self.file if self.tensor is None else f'{self.file}: tensor "{self.tensor}"'
         hint = "" if self.hint is None else f"; {self.hint}"
         return f"{where}: expected {self.expected}, found {self.found}{hint}"
+
+
+class UnsupportedVersionError(BundleError):
+    """A bundle that a newer exporter has written: edge_s2s has to be updated, the bundle is not damaged."""
 
 
 class InputTooLongError(EdgeS2SError, ValueError):

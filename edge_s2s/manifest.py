@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
 
-from edge_s2s.errors import BundleError
+from edge_s2s.errors import BundleError, UnsupportedVersionError
 from edge_s2s.stored_zip import NAME
 from edge_s2s.strict_json import OPTIONAL, build, parse_json, refuse, show, without_defaults
 from edge_s2s.weights import FILE as WEIGHTS
@@ -376,14 +376,16 @@ def _check_version(document: Mapping[str, object]) -> None:
     version = _VERSION.fullmatch(min_runtime) if isinstance(min_runtime, str) else None
     reader = f"edge_s2s {min_runtime} or later reads it" if version else "a later edge_s2s reads it"
     if match is None or int(match[1]) != _SCHEMA_MAJOR:
-        hint = reader if match else None
-        raise BundleError(MANIFEST, f"schema edge-s2s-bundle/{_SCHEMA_MAJOR}", show(schema), hint=hint)
+        expected = f"schema edge-s2s-bundle/{_SCHEMA_MAJOR}"
+        if match is None:
+            raise BundleError(MANIFEST, expected, show(schema))
+        raise UnsupportedVersionError(MANIFEST, expected, show(schema), hint=reader)
     if version is None:
         raise refuse(MANIFEST, "min_runtime", "a version such as 1.0.0", min_runtime)
     ours = _VERSION.fullmatch(RUNTIME_VERSION)
     assert ours is not None
     if tuple(map(int, version.groups())) > tuple(map(int, ours.groups())):
-        raise BundleError(
+        raise UnsupportedVersionError(
             MANIFEST, f"min_runtime {RUNTIME_VERSION} or earlier", show(min_runtime), hint=reader
         )
 

@@ -49,7 +49,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_s2s.errors import BundleError
+from edge_s2s.errors import BundleError, UnsupportedVersionError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 Key: TypeAlias = int | float | str
@@ -318,12 +318,12 @@ def _read_header(view: memoryview, file: str) -> tuple[int, int, int]:
     if magic != _MAGIC:
         raise BundleError(file, f"the magic {_MAGIC!r}", f"{magic!r}")
     if (major, minor) > _VERSION:
-        raise BundleError(
+        raise UnsupportedVersionError(
             file, "format version {}.{}".format(*_VERSION), f"{major}.{minor}",
             hint="written by a newer exporter: needs a newer edge_s2s",
         )  # fmt: skip
     if major != _VERSION[0]:
-        raise BundleError(file, "format version {}.{}".format(*_VERSION), f"{major}.{minor}")
+        raise UnsupportedVersionError(file, "format version {}.{}".format(*_VERSION), f"{major}.{minor}")
     if not 1 <= n_keys <= MAX_KEYS:
         raise BundleError(file, f"1..{MAX_KEYS} keys", f"{n_keys}")
     if not 1 <= n_tensors <= MAX_TENSORS:

@@ -1,0 +1,2 @@
+#pragma once
+unsigned long getauxval(unsigned long type);
