@@ -47,4 +47,7 @@ def load(folder: Path, threads: int) -> Loaded:
         )
         return [result.hypotheses[0] for result in results]
 
-    return Loaded(generate, lambda _sources: None)  # type: ignore[arg-type]  # tokens are texts here
+    def encode(sources: list[list[str]]) -> None:
+        """It cannot be run alone."""
+
+    return Loaded(generate, encode)  # type: ignore[arg-type]  # tokens are texts here
