@@ -229,7 +229,7 @@ def test_a_build_killed_ten_times_in_every_stage_ends_with_the_same_bundle(
     kills: dict[str, int] = dict.fromkeys(STAGES, 0)
     for stage in STAGES:
         lasts = 4.0 if stage in ("teacher", "student") else 0.5
-        for _ in range(10):
+        while kills[stage] < 10:  # a stage may be done before
             kills[stage] += kill_in(stage, tmp_path, delay=draw.uniform(0, lasts))
             if [*tmp_path.glob(f"{stage}-*")]:  # it was done before the kill: once more
                 shutil.rmtree(next(tmp_path.glob(f"{stage}-*")))
