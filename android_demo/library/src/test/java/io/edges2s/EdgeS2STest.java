@@ -305,6 +305,7 @@ public class EdgeS2STest {
     @Test
     public void aThousandModelsLeaveNothingBehind() throws IOException {
         int rounds = Integer.getInteger("edge_s2s.rounds", 1000);
+        int numThreads = Integer.getInteger("edge_s2s.threads", 2);
         File wrong = TestFiles.file("truncated.es2s");
         try (FileInputStream in = new FileInputStream(TestFiles.BUNDLE)) {
             int fd = TestFiles.descriptorOf(TestFiles.BUNDLE);
@@ -316,7 +317,7 @@ public class EdgeS2STest {
                     kib = TestFiles.residentKib();
                     descriptors = TestFiles.countDescriptors();
                 }
-                try (EdgeS2S model = i % 2 == 0 ? open() : EdgeS2S.open(fd, 0, size, 2)) {
+                try (EdgeS2S model = i % 2 == 0 ? open() : EdgeS2S.open(fd, 0, size, numThreads)) {
                     model.isa();
                     if (i % 20 == 0) {
                         model.summarize("a text", GREEDY.maxNewTokens(4), new Cancellation(), new Pieces());
@@ -326,8 +327,7 @@ public class EdgeS2STest {
             }
             assertEquals(descriptors, TestFiles.countDescriptors());
             long grown = TestFiles.residentKib() - kib;
-            // One model that stays mapped in each round would be at least its size.
-            assertTrue(grown + " KiB more", grown < Math.max(8192, rounds / 4 * size / 1024));
+            assertTrue(grown + " KiB more", grown < 16384); // the tiny bundle left mapped in each round: 180 MB
         }
     }
 }
