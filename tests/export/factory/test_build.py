@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import edge_s2s
 from edge_s2s.bundle import open_bundle
-from edge_s2s.confidence import Calibration
+from edge_s2s.confidence import Calibration, confidence
 from edge_s2s.drift import Reference
 from edge_s2s.faithfulness import Evidence
 from edge_s2s_export import cli
@@ -111,9 +111,10 @@ def test_the_bundle_knows_its_confidence_and_its_domain(built: Built):
     assert calibration.n_documents == 60
     assert reference
     assert reference.n_documents == 500
-    confidence = calibration.confidence(generation, source, Evidence(source))
-    assert confidence is not None
-    assert 0 < confidence < 1
+    p_good = confidence(generation, source, Evidence(source), calibration)
+    assert p_good is not None
+    assert 0 < p_good < 1
+    assert generation.confidence == p_good
 
 
 def test_nothing_is_done_twice(built: Built, work: Path):
