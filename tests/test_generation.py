@@ -20,7 +20,7 @@ def complete(**options: object) -> GenerationDefaults:
 
 
 def test_options_have_transformers_names_but_for_our_own():
-    ours = {"checks", "deadline_ms", "seed", "source_language", "target_language"}
+    ours = {"careful", "checks", "deadline_ms", "seed", "source_language", "target_language"}
     names = {field.name for field in dataclasses.fields(GenerationOptions)} - ours
     assert names <= vars(GenerationConfig()).keys() | {"num_beam_groups", "diversity_penalty"}
 
