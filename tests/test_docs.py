@@ -75,7 +75,8 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path):
 def test_every_file_that_a_document_names_exists(document: str):
     named = re.findall(r"`([\w.]+/[\w./]*)`", (ROOT / document).read_text(encoding="utf-8"))
     assert len(named) >= 5
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    ours = [name for name in named if not name.startswith("../")]  # the data need not lie beside a clone
+    assert [name for name in ours if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
