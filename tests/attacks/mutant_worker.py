@@ -15,6 +15,7 @@ import tracemalloc
 from pathlib import Path
 
 from edge_s2s.bundle import open_bundle
+from edge_s2s.decoder import available_memory
 from edge_s2s.errors import BundleError, EdgeS2SError
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.loading import load
@@ -23,7 +24,9 @@ from edge_s2s.onnx_graph import check_onnx
 from edge_s2s.tokenizer import _check_components
 from mutants import ONNX, kind_of, mutate
 
-BEGIN = "/mutants begin here"  # a mark in a trace of system calls
+# Marks in a trace of system calls.
+BEGIN = "/free memory"  # from here, what is opened to learn how much memory is left, with no bundle
+END = "/mutant {} {}"  # number and where it ended; number -1 for BEGIN
 MEMORY = 3 << 30  # what a graph may make ONNX Runtime ask for before the system refuses
 
 
@@ -85,12 +88,16 @@ def main() -> None:
             start = time.process_time()
             ended, peak = open_all(path)
             seconds = time.process_time() - start
+            ended = ended.replace(" ", "_")
             if number is not None:
-                print(ended.replace(" ", "_"), f"{seconds:.3f}", peak - 2 * len(data), flush=True)
+                print(ended, f"{seconds:.3f}", peak - 2 * len(data), flush=True)
+                os.access(END.format(number, ended), os.F_OK)
             else:  # whatever libraries open once, they have opened now
                 assert ended == "accepted", ended
                 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
                 os.access(BEGIN, os.F_OK)
+                available_memory()
+                os.access(END.format(-1, "memory"), os.F_OK)
 
 
 main()

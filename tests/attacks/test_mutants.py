@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 REPORTS = HERE.parents[1] / "reports"
 STAGES = ("zip", "manifest", "hashes", "table", "golden", "tokenizer", "onnx_walker", "tokenizer_library",
           "onnx_session", "answer", "accepted")  # fmt: skip
+LOADED = STAGES[STAGES.index("tokenizer_library") :]  # our readers took all of it
 MAX_SECONDS = 2.0
 MAX_EXCESS = 1 << 20
 N_WORKERS = 2
@@ -51,17 +52,26 @@ def open_mutants(bundle: Path, folder: Path, first: int, end: int) -> list[list[
     return lines
 
 
-# Where Linux says how much memory is left, which a bundle that needs more is refused for.
-FREE_MEMORY = re.compile(r"/*(proc/meminfo|proc/self/cgroup|sys/fs/cgroup/[^.]*memory\.\w+)")
-
-
 def opened_elsewhere(home: Path) -> set[str]:
-    """Paths that the system was asked for after the mark, but for the mutant's and what tells free memory."""
-    _, mark, traced = (home / "trace").read_text().partition("/mutants begin here")
+    """Paths beside the mutant's that the system was asked for: by mutants that our readers refused, any; by
+    the others, any but those that are read for every bundle alike, to learn how much memory is left."""
+    mutant = str(home / "mutant.es2s")
+    _, mark, traced = (home / "trace").read_text().partition('"/free memory"')
     assert mark
-    opened = re.findall(r'\b(?:open|openat|openat2|creat)\((?:AT_FDCWD, |\d+, )?"([^"]*)"', traced)
-    assert str(home / "mutant.es2s") in opened
-    return {path for path in opened if path != str(home / "mutant.es2s") and not FREE_MEMORY.fullmatch(path)}
+    *marked, at_exit = re.split(r'"/mutant (-?\d+) (\w+)"', traced)
+    stages = marked[2::3]
+    free_memory, *by_mutants = map(opened_in, marked[::3])
+    assert stages[0] == "memory"
+    assert free_memory.isdisjoint({mutant})
+    elsewhere = opened_in(at_exit)
+    for stage, paths in zip(stages[1:], by_mutants, strict=True):
+        assert mutant in paths
+        elsewhere |= paths - {mutant} - (free_memory if stage in LOADED else set())
+    return elsewhere
+
+
+def opened_in(trace: str) -> set[str]:
+    return set(re.findall(r'\b(?:open|openat|openat2|creat)\((?:AT_FDCWD, |\d+, )?"([^"]*)"', trace))
 
 
 def check(lines: list[list[str]]) -> Counter[str]:
