@@ -5,17 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root="$(realpath -m "${1:-build/arm64-jvm}")"
-rm -rf "$root"
-
-# Debian packages of the other architecture, with their dependencies, by apt with a state of its own.
-mkdir -p "$root"/apt/{lists/partial,archives/partial}
-touch "$root/apt/status"
-apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Install-Recommends=0
-    -o Debug::NoLocking=1 -o Dir::State="$root/apt" -o Dir::State::status="$root/apt/status" -o Dir::Cache="$root/apt")
-"${apt[@]}" update
-"${apt[@]}" install --yes --download-only openjdk-17-jre-headless >/dev/null
-for package in "$root"/apt/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
-rm -rf "$root/apt"
+source tests/arm64/debian_packages.sh
+unpack_arm64 "$root" openjdk-17-jre-headless
 
 # The JVM's settings are links to /etc, which the system would look up outside of this folder.
 find "$root" -type l -lname '/*' | while read -r link; do
