@@ -14,7 +14,7 @@ public final class Summary {
     /** {@link #DEVICE} or {@link #CLOUD}. */
     public final String origin;
 
-    /** Null for an answer of the cloud that does not say. */
+    /** {@link FinishReason#EOS} for the cloud, which does not say. */
     public final FinishReason finishReason;
 
     /** Why the cloud was asked, and why it did not answer; {@link io.edges2s.hybrid.Policy} has the words. */

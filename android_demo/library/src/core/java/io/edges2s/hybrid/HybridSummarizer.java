@@ -36,6 +36,8 @@ public final class HybridSummarizer {
     /**
      * The best there is, with {@link Summary#origin} and {@link Summary#reasons}.
      *
+     * <p>After {@code cancellation} nothing is sent; an answer that is on its way is still waited for.
+     *
      * @throws CloudException in {@code only_in_cloud}, where only the cloud could have answered
      * @throws InputTooLongException for a text that the model cannot read and the cloud did not
      */
@@ -46,7 +48,7 @@ public final class HybridSummarizer {
         if (policy.mode == Mode.PREFER_IN_CLOUD || policy.mode == Mode.ONLY_IN_CLOUD) {
             reasons.add("mode");
             try {
-                return ask(text, reasons, listener);
+                return ask(text, reasons, cancellation, listener);
             } catch (CloudException e) {
                 if (policy.mode == Mode.ONLY_IN_CLOUD) {
                     throw e;
@@ -67,7 +69,7 @@ public final class HybridSummarizer {
         boolean isWanted = !reasons.isEmpty() && policy.mode != Mode.ONLY_ON_DEVICE;
         if (isWanted && !cancellation.isCancelled()) {
             try {
-                return ask(text, reasons, listener);
+                return ask(text, reasons, cancellation, listener);
             } catch (CloudException e) {
                 reasons.add("cloud_" + e.reason);
             }
@@ -78,9 +80,10 @@ public final class HybridSummarizer {
         return draft.withReasons(reasons);
     }
 
-    private Summary ask(String text, List<String> reasons, SummaryListener listener) throws CloudException {
+    private Summary ask(String text, List<String> reasons, Cancellation cancellation, SummaryListener listener)
+            throws CloudException {
         long start = System.nanoTime();
-        String answer = answer(text);
+        String answer = answer(text, cancellation);
         if (listener != null) {
             listener.onReplace(answer);
         }
@@ -91,7 +94,7 @@ public final class HybridSummarizer {
     }
 
     /** Permission first: without it no name is looked up. */
-    private String answer(String text) throws CloudException {
+    private String answer(String text, Cancellation cancellation) throws CloudException {
         if (cloud == null) {
             throw new CloudException("mode", "there is no endpoint");
         }
@@ -106,7 +109,15 @@ public final class HybridSummarizer {
                 throw new CloudException("privacy", "there is nothing that redacts");
             }
             Redactor.Redacted redacted = redactor.redact(text);
-            return redacted.restore(cloud.summarize(redacted.text()));
+            return redacted.restore(send(redacted.text(), cancellation));
+        }
+        return send(text, cancellation);
+    }
+
+    /** The last moment for a cancel, which may have come while the user was asked. */
+    private String send(String text, Cancellation cancellation) throws CloudException {
+        if (cancellation.isCancelled()) {
+            throw new CloudException("cancelled", "the call was cancelled before its text was sent");
         }
         return cloud.summarize(text);
     }

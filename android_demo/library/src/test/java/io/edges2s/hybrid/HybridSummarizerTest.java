@@ -186,6 +186,44 @@ public class HybridSummarizerTest {
     }
 
     @Test
+    public void aCancelledTextIsNotSentByACloudModeEither() throws CloudException {
+        Cancellation cancellation = new Cancellation();
+        cancellation.cancel();
+        Policy prefer = new Policy(Mode.PREFER_IN_CLOUD, Privacy.ALLOW);
+        Summary summary =
+                new HybridSummarizer(model, this::cloud, prefer, null, null)
+                        .summarize(TEXT, CUT, cancellation, null);
+        assertEquals(FinishReason.CANCELLED, summary.finishReason);
+        assertEquals(Arrays.asList("mode", "cloud_cancelled"), summary.reasons);
+        Policy only = new Policy(Mode.ONLY_IN_CLOUD, Privacy.ALLOW);
+        CloudException e =
+                assertThrows(
+                        CloudException.class,
+                        () ->
+                                new HybridSummarizer(model, this::cloud, only, null, null)
+                                        .summarize(TEXT, CUT, cancellation, null));
+        assertEquals("cancelled", e.reason);
+        assertTrue(sent.isEmpty());
+    }
+
+    @Test
+    public void aCancelWhileTheUserIsAskedCountsMoreThanTheAnswer() throws CloudException {
+        Cancellation cancellation = new Cancellation();
+        Consent consent =
+                text -> {
+                    cancellation.cancel();
+                    return true;
+                };
+        Summary summary =
+                new HybridSummarizer(
+                                model, this::cloud, new Policy(Mode.PREFER_ON_DEVICE, Privacy.ASK), consent, null)
+                        .summarize(TEXT, CUT, cancellation, null);
+        assertEquals(Summary.DEVICE, summary.origin);
+        assertTrue(summary.reasons.toString(), summary.reasons.contains("cloud_cancelled"));
+        assertTrue(sent.isEmpty());
+    }
+
+    @Test
     public void doubtsAreThoseOfPython() {
         assertEquals(Collections.emptyList(), doubts(FinishReason.EOS, -0.1f, -3.1f, -0.1f, -0.1f));
         assertEquals(Collections.singletonList("unlikely_tokens"), doubts(FinishReason.EOS, -3f, -3f, 0f, 0f, 0f, 0f, 0f));
