@@ -19,6 +19,6 @@ public final class Cancellation {
     }
 
     public boolean isCancelled() {
-        return cancelled;
+        return cancelled || flag.getInt(0) != 0; // C may have seen the one before Java sees the other
     }
 }

@@ -135,6 +135,16 @@ public class EdgeS2STest {
     }
 
     @Test
+    public void aCancelThatOnlyTheCoreHasSeenSoFarIsNoDeadline() throws IOException {
+        Cancellation cancellation = new Cancellation();
+        cancellation.flag.putInt(0, 1); // as cancel() does first, in another thread
+        try (EdgeS2S model = open()) {
+            Summary summary = model.summarize(TestFiles.aText(), GREEDY, cancellation, null);
+            assertEquals(FinishReason.CANCELLED, summary.finishReason);
+        }
+    }
+
+    @Test
     public void aModelCancelsAllThatRuns() throws Exception {
         ExecutorService threads = Executors.newFixedThreadPool(3);
         try (EdgeS2S model = open()) {
