@@ -36,15 +36,24 @@ final class Download {
         this.tag = new File(target.getPath() + ".tag");
     }
 
-    /** Whether there is room for what is missing. */
+    /** Whether there is room for what is missing; a folder that does not exist yet has that of the one above. */
     boolean fits() {
-        return target.getAbsoluteFile().getParentFile().getUsableSpace() >= source.sizeBytes - part.length();
+        File folder = folder();
+        while (!folder.exists() && folder.getParentFile() != null) {
+            folder = folder.getParentFile();
+        }
+        return folder.getUsableSpace() >= source.sizeBytes - part.length();
+    }
+
+    private File folder() {
+        return target.getAbsoluteFile().getParentFile();
     }
 
     void run(DownloadListener listener, Cancellation cancellation) throws DownloadException {
         if (!fits()) {
             throw new DownloadException(Reason.STORAGE, "no room for " + source.sizeBytes + " bytes", null);
         }
+        folder().mkdirs(); // where it cannot be made, the part cannot be written, and says so
         for (int failures = 0; part.length() != source.sizeBytes; ) {
             long before = part.length();
             try {

@@ -205,6 +205,16 @@ public class BundleStoreTest {
     }
 
     @Test
+    public void aFolderThatDoesNotExistIsMade() throws Exception {
+        File models = new File(folder.getRoot(), "app/models");
+        BundleStore store = new BundleStore(models, new BundleSource(server.url(), bytes.length, sha256(bytes)));
+        assertEquals(Availability.DOWNLOADABLE, store.availability());
+        assertFalse(models.exists());
+        download(store);
+        assertArrayEquals(bytes, Files.readAllBytes(store.file().toPath()));
+    }
+
+    @Test
     public void aBundleWithoutRoomIsUnavailable() throws Exception {
         BundleSource source = new BundleSource(server.url(), Long.MAX_VALUE / 2, sha256(bytes));
         BundleStore store = new BundleStore(folder.getRoot(), source);
