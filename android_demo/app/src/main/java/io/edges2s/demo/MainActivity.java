@@ -54,7 +54,9 @@ public final class MainActivity extends Activity {
         status = findViewById(R.id.status);
         privacy.setAdapter(new ArrayAdapter<>(this, android.R.layout.simple_spinner_dropdown_item, PRIVACIES));
         showAvailability();
-        take(getIntent());
+        if (saved == null) { // else an earlier screen has taken it
+            take(getIntent());
+        }
     }
 
     @Override
@@ -108,34 +110,34 @@ public final class MainActivity extends Activity {
         action.setOnClickListener(view -> run.run());
     }
 
-    private void begin() {
+    private Cancellation begin() {
         running.cancel();
-        running = new Cancellation();
-        Cancellation cancellation = running;
+        Cancellation cancellation = new Cancellation();
+        running = cancellation;
         offer(R.string.cancel, cancellation::cancel);
+        return cancellation;
     }
 
     private void download() {
-        begin();
-        Cancellation cancellation = running;
+        Cancellation cancellation = begin();
         worker.execute(
                 () -> {
                     try {
                         SharedModel.download(
                                 getApplicationContext(),
-                                (done, total) -> show(getString(R.string.downloading, 100 * done / total)),
+                                (done, total) ->
+                                        show(cancellation, getString(R.string.downloading, 100 * done / total)),
                                 cancellation);
-                        runOnUiThread(this::showAvailability);
+                        update(cancellation, this::showAvailability);
                     } catch (IOException e) {
-                        runOnUiThread(this::showAvailability);
-                        show(e.getMessage());
+                        update(cancellation, this::showAvailability);
+                        show(cancellation, e.getMessage());
                     }
                 });
     }
 
     private void summarize() {
-        begin();
-        Cancellation cancellation = running;
+        Cancellation cancellation = begin();
         String given = text.getText().toString();
         String url = endpoint.getText().toString().trim();
         Policy policy = new Policy(Policy.Mode.PREFER_ON_DEVICE, (Policy.Privacy) privacy.getSelectedItem());
@@ -144,12 +146,12 @@ public final class MainActivity extends Activity {
                 new SummaryListener() {
                     @Override
                     public void onPiece(String piece) {
-                        runOnUiThread(() -> summary.append(piece));
+                        update(cancellation, () -> summary.append(piece));
                     }
 
                     @Override
                     public void onReplace(String all) {
-                        runOnUiThread(() -> summary.setText(all));
+                        update(cancellation, () -> summary.setText(all));
                     }
                 };
         summary.setText("");
@@ -164,11 +166,12 @@ public final class MainActivity extends Activity {
                                         policy,
                                         sent -> maySend(url, cancellation),
                                         null);
-                        show(describe(hybrid.summarize(given, SummaryOptions.DEFAULT, cancellation, listener)));
+                        Summary result = hybrid.summarize(given, SummaryOptions.DEFAULT, cancellation, listener);
+                        show(cancellation, describe(result));
                     } catch (IOException | CloudException | RuntimeException e) {
-                        show(String.valueOf(e.getMessage()));
+                        show(cancellation, String.valueOf(e.getMessage()));
                     }
-                    runOnUiThread(() -> offer(R.string.summarize, this::summarize));
+                    update(cancellation, () -> offer(R.string.summarize, this::summarize));
                 });
     }
 
@@ -211,7 +214,17 @@ public final class MainActivity extends Activity {
                 result.reasons.isEmpty() ? String.valueOf(result.finishReason) : TextUtils.join(", ", result.reasons));
     }
 
-    private void show(String message) {
-        runOnUiThread(() -> status.setText(message));
+    private void show(Cancellation run, String message) {
+        update(run, () -> status.setText(message));
+    }
+
+    /** Changes the screen, unless another run has begun meanwhile: it is that one's since. */
+    private void update(Cancellation run, Runnable change) {
+        runOnUiThread(
+                () -> {
+                    if (run == running) {
+                        change.run();
+                    }
+                });
     }
 }
