@@ -34,6 +34,6 @@ android {
 }
 
 dependencies {
-    implementation(libs.coroutines)
+    api(libs.coroutines) // Flow is a part of summaryFlow's signature
     testImplementation(libs.junit)
 }
