@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -91,14 +92,20 @@ def _answer(model: edge_s2s.Seq2SeqModel, key: str, source: str, n_draws: int) -
     )
 
 
-def _read(path: Path) -> dict[str, Answer]:
-    """What an earlier run has written; a last line that a kill has cut is left out, and cut off."""
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines that an earlier run has written; a last one that a kill has cut is cut off."""
     if not path.exists():
-        return {}
+        return []
     whole = path.read_bytes()
     complete = whole[: whole.rfind(b"\n") + 1]
     if complete != whole:
         path.write_bytes(complete)
-    found = [json.loads(line) for line in complete.decode("utf-8").splitlines()]
+    return [json.loads(line) for line in complete.splitlines()]
+
+
+def _read(path: Path) -> dict[str, Answer]:
     tuples = ("token_logprobs", "draws")
-    return {line["key"]: Answer(**{**line, **{name: tuple(line[name]) for name in tuples}}) for line in found}
+    return {
+        line["key"]: Answer(**{**line, **{name: tuple(line[name]) for name in tuples}})
+        for line in kept_lines(path)
+    }

@@ -24,6 +24,7 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
 import edge_s2s
+from bench.answers import identity, kept_lines
 from bench.results_file import machine
 from edge_s2s.providers import PROVIDERS, find_device
 from edge_s2s_export.factory.datasets import Row, read_rows
@@ -72,17 +73,18 @@ def _measure(
     device = find_device(PROVIDERS[name], {})
     contexts = work / f"{name}.contexts"
     shutil.rmtree(contexts, ignore_errors=True)
-    loads_s = []
-    for _ in range(2):
-        start = time.perf_counter()
-        model = edge_s2s.load(bundle, providers=[name], context_cache=contexts)
-        loads_s.append(time.perf_counter() - start)
-    with model:
+    start = time.perf_counter()
+    with edge_s2s.load(bundle, providers=[name], context_cache=contexts):
+        load_s = time.perf_counter() - start
+    start = time.perf_counter()
+    with edge_s2s.load(bundle, providers=[name], context_cache=contexts) as model:
+        load_from_contexts_s = time.perf_counter() - start
         limit = model.max_source_len
         sources = [cpu.encode(row.source)[:limit] for row in rows]
+        of_bundle = f"{cpu.manifest.name}-{identity(cpu.manifest)}-{limit}"
         answers = {
-            "cpu": _answers(cpu, sources, work / "cpu.jsonl"),
-            name: _answers(model, sources, work / f"{name}.jsonl"),
+            "cpu": _answers(cpu, sources, work / f"{of_bundle}-cpu.jsonl"),
+            name: _answers(model, sources, work / f"{of_bundle}-{name}.jsonl"),
         }
     growth = [sys.executable, "-P", "-c", _GROWTH, str(bundle), name, str(contexts)]
     printed = subprocess.run(growth, capture_output=True, text=True, check=True).stdout
@@ -105,8 +107,8 @@ def _measure(
     return {
         "plugin": f"{PROVIDERS[name].package} {device.version}",
         "device": device.description,
-        "load_s": round(loads_s[0], 2),
-        "load_from_contexts_s": round(loads_s[1], 2),
+        "load_s": round(load_s, 2),
+        "load_from_contexts_s": round(load_from_contexts_s, 2),
         "rss_mb_after_loads": dict(zip(("10", "50"), map(float, sizes), strict=True)),
         "contexts_mb": round(sum(file.stat().st_size for file in contexts.glob("*")) / 1e6, 1),
         "encoder_ms_median": {
@@ -128,7 +130,7 @@ def _measure(
 
 def _answers(model: edge_s2s.Seq2SeqModel, sources: Sequence[list[int]], path: Path) -> list[dict[str, Any]]:
     """One for each source; those in the file are there already."""
-    done = [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
+    done = kept_lines(path)
     with path.open("a", encoding="utf-8") as file:
         for input_ids in sources[len(done) :]:
             [[generation]] = model.generate([input_ids], GREEDY)

@@ -15,7 +15,7 @@ import edge_s2s
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed packages, which edge_s2s/ would hide
 
-from bench import deferral, hybrid  # noqa: E402
+from bench import answers, deferral, hybrid  # noqa: E402
 
 needs_default_bundle = pytest.mark.skipif(
     not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
@@ -49,6 +49,16 @@ def test_start_up_is_measured_reported_and_compared(tmp_path: Path):
         assert name in printed
         assert f"| {figure['median']:.4g} ({figure['min']:.4g}-{figure['max']:.4g}) |" in printed
     assert bench("compare", out, out).count(" 1.000\n") == len(measured)
+
+
+def test_lines_that_were_kept_may_hold_any_text_and_one_that_was_cut_is_not_among_them(tmp_path: Path):
+    path = tmp_path / "kept.jsonl"
+    lines = [{"text": "one\u2028two\u0085\n"}, {"text": ""}]
+    whole = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_text(whole + '{"text": "cu', encoding="utf-8")
+    assert answers.kept_lines(path) == lines
+    assert path.read_text(encoding="utf-8") == whole
+    assert answers.kept_lines(tmp_path / "none.jsonl") == []
 
 
 def test_curves_are_means_over_what_is_sent():
