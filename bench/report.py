@@ -134,8 +134,7 @@ def _texts(figures: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
 
 
 def _text(figure: Mapping[str, float]) -> str:
-    low, high = (figure.get(a, figure.get(b, 0.0)) for a, b in (("p10", "min"), ("p90", "max")))
-    return f"{figure['median']:.4g} ({low:.4g}-{high:.4g})"
+    return f"{figure['median']:.4g} ({figure['p10']:.4g}-{figure['p90']:.4g})"
 
 
 def _setting_table(settings: Mapping[str, Any]) -> list[str]:

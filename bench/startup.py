@@ -1,11 +1,11 @@
-"""How long a user waits from nothing: whole processes, each started anew."""
+"""How long a user waits from nothing: whole processes of the default bundle, each started anew."""
 
-import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from bench.processes import PeerError
+from bench.rounds import Sample
 
 FIRST_TOKEN = """
 import time, pathlib, sys
@@ -16,43 +16,45 @@ model = edge_s2s.load(num_threads=int(sys.argv[2]))
 next(model.stream(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8")))
 print(imported - start, time.perf_counter() - imported)
 """
+# Linux hands the peak memory of a process on to those that it starts: a small one stands between us and them.
+_WATCH = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+wall_s = time.perf_counter() - start
+unit = 2**20 if sys.platform == "darwin" else 2**10
+print(wall_s, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit)
+"""
 
 
-def run_process(command: list[str], cwd: Path) -> tuple[float, float, str]:
-    """Wall seconds, peak RSS in MB and standard output of one process."""
-    start = time.perf_counter()
-    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024, output
+def watch(command: list[str], cwd: Path) -> tuple[float, float]:
+    """Wall seconds and peak memory in MB of one process."""
+    return _two_numbers([sys.executable, "-I", "-S", "-c", _WATCH, *command], cwd)
 
 
-def measure(document: Path, *, threads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Figures of `rounds` interleaved rounds: median, minimum and maximum each.
+def sample(document: Path, threads: int) -> Sample:
+    """One round: the command line over a document, then a program that asks for the first piece of text.
 
     Processes run in the document's folder: in the repository, edge_s2s/ would hide the installed package.
     """
     cwd = document.resolve().parent
     program = str(Path(sys.executable).parent / "edge-s2s")
-    summarize = [program, "summarize", document.name, "--num-threads", str(threads)]
-    figures: dict[str, list[float]] = {}
-    for _ in range(rounds + 1):
-        wall, rss, _ = run_process(summarize, cwd)
-        _, _, times = run_process([sys.executable, "-c", FIRST_TOKEN, document.name, str(threads)], cwd)
-        imported, first_token = map(float, times.split())
-        for name, value in {
-            "summarize_process_s": wall,
-            "summarize_peak_rss_mb": rss,
-            "import_s": imported,
-            "load_and_first_token_s": first_token,
-        }.items():
-            figures.setdefault(name, []).append(value)
-    # The first round fills the file cache.
+    wall_s, peak_mb = watch([program, "summarize", document.name, "--num-threads", str(threads)], cwd)
+    import_s, first_token_s = _two_numbers(
+        [sys.executable, "-c", FIRST_TOKEN, document.name, str(threads)], cwd
+    )
     return {
-        name: {"median": statistics.median(v[1:]), "min": min(v[1:]), "max": max(v[1:])}
-        for name, v in figures.items()
+        "summarize_process_s": wall_s,
+        "summarize_peak_rss_mb": peak_mb,
+        "import_s": import_s,
+        "load_and_first_token_s": first_token_s,
     }
+
+
+def _two_numbers(command: list[str], cwd: Path) -> tuple[float, float]:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise PeerError(f"a process ended with {done.returncode}: {last[0]}")
+    first, second = map(float, done.stdout.split())
+    return first, second

@@ -33,7 +33,12 @@ def _startup(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     for needed in (default_bundle_path(), Path(sys.executable).parent / "edge-s2s"):
         if not needed.exists():
             raise PeerError(f"expected {needed}: install edge_s2s with its default bundle and its command")
-    return {"figures": startup.measure(document, threads=unit.threads, rounds=laboratory.options.rounds)}
+    measured = measure(
+        {OURS: partial(startup.sample, document, unit.threads)},
+        rounds=laboratory.options.rounds,
+        until=laboratory.unit_until,
+    )
+    return {"figures": measured.figures(OURS), **measured.noise()}
 
 
 def _bounds(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import edge_s2s
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed packages, which edge_s2s/ would hide
 
-from bench import answers, deferral, hybrid  # noqa: E402
+from bench import answers, deferral, hybrid, startup  # noqa: E402
 
 needs_default_bundle = pytest.mark.skipif(
     not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
@@ -47,8 +47,16 @@ def test_start_up_is_measured_reported_and_compared(tmp_path: Path):
     for name, figure in measured.items():
         assert figure["median"] > 0
         assert name in printed
-        assert f"| {figure['median']:.4g} ({figure['min']:.4g}-{figure['max']:.4g}) |" in printed
+        assert f"| {figure['median']:.4g} ({figure['p10']:.4g}-{figure['p90']:.4g}) |" in printed
     assert bench("compare", out, out).count(" 1.000\n") == len(measured)
+
+
+def test_the_peak_memory_of_a_process_is_not_that_of_the_one_that_measures(tmp_path: Path):
+    ballast = b"x" * (200 << 20)
+    wall_s, peak_mb = startup.watch([sys.executable, "-S", "-c", "pass"], tmp_path)
+    assert len(ballast) > 0
+    assert wall_s > 0
+    assert 1 < peak_mb < 100
 
 
 def test_lines_that_were_kept_may_hold_any_text_and_one_that_was_cut_is_not_among_them(tmp_path: Path):
