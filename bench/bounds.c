@@ -43,7 +43,7 @@ static uint64_t stream(const uint8_t *data, size_t size) {
     return total;
 }
 
-/* Sums in twelve registers hide the latency of the instruction. */
+/* Sums in twelve registers hide the latency of the instruction. A byte of a vector is a product. */
 enum { SUMS = 12 };
 #if defined(__AVX512VNNI__)
 typedef __m512i vector;
@@ -58,8 +58,8 @@ typedef __m256i vector;
 typedef int32x4_t vector;
 #define DOT(sum, a, b) vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))
 #else
-typedef int32_t vector;
-#define DOT(sum, a, b) ((sum) + (a) * (b)) /* one product at a time: no bound, but a number */
+typedef uint8_t vector;
+#define DOT(sum, a, b) (vector)((sum) + (a) * (b)) /* one product at a time: no bound, but a number */
 #endif
 
 static uint64_t dot(const uint8_t *data) {

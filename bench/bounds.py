@@ -1,4 +1,4 @@
-"""What the machine can do at most, by `bounds.c`, which is compiled on the spot.
+"""What the machine can do at most, by `bounds.c`, which is compiled anew for the machine that runs it.
 
 numpy would not do: its sums of many bytes have a call's cost for each block, and threads of it share the
 interpreter's lock between them; a bound that a better program passes is none.
@@ -7,6 +7,7 @@ interpreter's lock between them; a bound that a better program passes is none.
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,14 +23,13 @@ def compiler() -> str | None:
 class Bounds:
     """The running program. Use it as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         cc = compiler()
         assert cc is not None
-        program = folder / "bounds"
-        if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
-            folder.mkdir(parents=True, exist_ok=True)
-            flags = ["-std=c11", "-O3", "-march=native", "-pthread"]
-            subprocess.run([cc, *flags, str(SOURCE), "-o", str(program)], check=True, stdout=sys.stderr)
+        self._folder = tempfile.TemporaryDirectory()
+        program = str(Path(self._folder.name) / "bounds")
+        flags = ["-std=c11", "-O3", "-march=native", "-pthread"]
+        subprocess.run([cc, *flags, str(SOURCE), "-o", program], check=True, stdout=sys.stderr)
         self._process = subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -49,3 +49,4 @@ class Bounds:
     def __exit__(self, *exc_info: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._folder.cleanup()

@@ -45,7 +45,7 @@ def _bounds(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     if bounds.compiler() is None:
         raise PeerError("expected a C compiler to measure the machine's bounds, found none")
     options = laboratory.options
-    with bounds.Bounds(options.work) as machine:
+    with bounds.Bounds() as machine:
 
         def sample() -> Sample:
             streams = {
@@ -79,7 +79,7 @@ def _generation(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
         own: list[int] = []
         bytes_per_token = 0
         if is_greedy and bounds.compiler() is not None:
-            machine = stack.enter_context(bounds.Bounds(laboratory.options.work))
+            machine = stack.enter_context(bounds.Bounds())
             bytes_per_token = _bytes_per_token(entrants[0].folder, unit.source_len)
             samplers["stream"] = lambda: {"gb_per_s": machine.ask("stream", bytes_per_token, unit.threads)}
             own.append(machine.pid)
