@@ -34,7 +34,7 @@ def command_run(args: argparse.Namespace) -> int:
     from bench.report import unit_tables
     from bench.units import measure_unit
 
-    out = args.out or results_file.default_path()
+    out = args.out or _default_out(args)
     results = results_file.open_results(out, quick=args.quick)
     models = args.models or (tuple(TINY) if args.quick else MODELS)
     units = plan(models, args.threads, quick=args.quick, data=args.data is not None)
@@ -80,6 +80,12 @@ def command_run(args: argparse.Namespace) -> int:
     if left:
         print(f"not measured, or disturbed: {', '.join(left)}; run it again", file=sys.stderr)
     return 1 if any(unit.name in results["failed"] for unit in wanted) else 0
+
+
+def _default_out(args: argparse.Namespace) -> Path:
+    """Tiny models have no place among the results."""
+    folder: Path = args.work / "quick" if args.quick else results_file.FOLDER
+    return folder / results_file.file_name()
 
 
 def _is_done(results: results_file.Results, unit: Unit) -> bool:
@@ -163,7 +169,11 @@ A unit's name is KIND/MODEL/sSOURCE/bBATCH/kBEAMS/tTHREADS, such as greedy/t5-sm
         "--rows", type=int, default=100, help="dialogues for quality and --providers (default: %(default)s)"
     )
     run.add_argument("--work", type=Path, default=WORK, help="keeps converted models (default: build/bench)")
-    run.add_argument("--out", type=Path, help="by default bench/results/CPU-COMMIT.json; runs add to it")
+    run.add_argument(
+        "--out",
+        type=Path,
+        help="by default bench/results/CPU-COMMIT.json, of a quick run in WORK/quick; runs add to it",
+    )
     run.add_argument(
         "--providers",
         nargs="+",

@@ -43,6 +43,7 @@ class Laboratory:
     def __init__(self, options: Options, results: Results) -> None:
         self.options = options
         self.results = results
+        self._unprepared: set[Path] = set()
 
     @property
     def unit_until(self) -> float:
@@ -66,6 +67,8 @@ class Laboratory:
     def folder(self, model: str, peer: str) -> Path | None:
         """The peer's files of a model; None if it could not make them, which the results say."""
         folder = self.options.work / model / peer
+        if folder in self._unprepared:
+            return None
         if not folder.exists():
             print(f"  preparing {model} for {peer} ...", file=sys.stderr)
             checkpoint = str(self.checkpoint(model).resolve())
@@ -81,6 +84,7 @@ class Laboratory:
                 if peer == OURS:
                     raise
                 self.fail(f"{model}/{peer}", error)
+                self._unprepared.add(folder)
                 return None
         self.results["failed"].pop(f"{model}/{peer}", None)
         return folder
@@ -115,7 +119,7 @@ class Laboratory:
             self.results["settings"][key] = {}
         known = self.results["settings"][key]
         for entrant in self._unset(model, threads):
-            if entrant.peer not in known:
+            if not known.get(entrant.peer, {"quiet": False}).get("quiet", True):  # as for units: again
                 known[entrant.peer] = self._fastest(entrant, model)
         return {name: found["setting"] for name, found in known.items()}
 

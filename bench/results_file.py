@@ -56,10 +56,10 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def default_path() -> Path:
-    """bench/results/CPU-COMMIT.json."""
+def file_name() -> str:
+    """CPU-COMMIT.json."""
     here = machine()
-    return FOLDER / f"{here['cpu'].replace(' ', '-').lower()}-{here['commit']}.json"
+    return f"{here['cpu'].replace(' ', '-').lower()}-{here['commit']}.json"
 
 
 def open_results(path: Path, *, quick: bool) -> Results:

@@ -14,8 +14,9 @@ sys.path.append(str(ROOT))  # behind the installed packages, which edge_s2s/ wou
 
 from bench import bounds, noise, peers, results_file, rounds, shapes  # noqa: E402
 from bench.__main__ import main  # noqa: E402
+from bench.laboratory import Laboratory, Options  # noqa: E402
 from bench.plan import KINDS, Unit, plan  # noqa: E402
-from bench.processes import Neighbour  # noqa: E402
+from bench.processes import Entrant, Neighbour  # noqa: E402
 from bench.targets import targets  # noqa: E402
 
 MODEL = "tiny-t5"
@@ -134,6 +135,52 @@ def test_summaries_of_the_default_model_are_judged_next_to_their_time(tmp_path: 
     assert [unit["rows"] for unit in results["units"].values()] == [2, 2]
     for unit in results["units"].values():
         assert unit["peers"][peers.OURS]["rouge"]["rouge1"] > 0
+
+
+def laboratory(folder: Path, peer: str, settings: dict[str, Any]) -> Laboratory:
+    options = Options(
+        work=folder, names=[peers.OURS, peer], rounds=1, n_tokens=8, unit_s=1, until=0, data=None, rows=0
+    )
+    return Laboratory(options, {"settings": settings, "failed": {}, "units": {}})
+
+
+def test_a_setting_that_was_chosen_in_noise_is_chosen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (peers.OURS, "optimum"):
+        (tmp_path / MODEL / name).mkdir(parents=True)
+    tried = []
+
+    def fastest(_: Laboratory, entrant: Entrant, _model: str) -> dict[str, object]:
+        tried.append(entrant.peer)
+        return {"setting": {"spinning": "1"}, "quiet": True}
+
+    monkeypatch.setattr(Laboratory, "_fastest", fastest)
+    known = {peers.OURS: {"setting": {}}, "optimum": {"setting": {"spinning": "0"}, "quiet": False}}
+    settings = {f"{MODEL}/t1": known}
+    [_, theirs] = laboratory(tmp_path, "optimum", settings).entrants(MODEL, 1)
+    assert tried == ["optimum"]
+    assert theirs.setting == {"spinning": "1"}
+    laboratory(tmp_path, "optimum", settings).entrants(MODEL, 1)
+    assert tried == ["optimum"], "now it was quiet"
+
+
+def test_a_peer_that_cannot_be_prepared_is_tried_once_in_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / MODEL / peers.OURS).mkdir(parents=True)
+    (tmp_path / MODEL / "checkpoint").mkdir()  # an empty one
+    here = laboratory(tmp_path, "nobody", {})
+    for _ in range(2):
+        assert [entrant.peer for entrant in here.entrants(MODEL, 1)] == [peers.OURS]
+    assert capsys.readouterr().err.count("preparing") == 1
+    assert f"{MODEL}/nobody" in here.results["failed"]
+
+
+def test_a_quick_run_writes_nothing_among_the_results(tmp_path: Path):
+    given = ["run", "--quick", "--work", str(tmp_path), "--models", MODEL, "--peers", peers.OURS]
+    before = [*results_file.FOLDER.iterdir()]
+    assert main([*given, "--minutes", "0.1"]) == 0  # too few for a unit
+    assert [*(tmp_path / "quick").iterdir()] == [tmp_path / "quick" / results_file.file_name()]
+    assert [*results_file.FOLDER.iterdir()] == before
 
 
 def test_sources_are_as_long_as_asked_and_end():
