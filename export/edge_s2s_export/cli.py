@@ -24,6 +24,7 @@ examples:
   edge-s2s-export convert ./summarizer --out summarizer.es2s --task summarization --languages en \\
       --prefix "summarize: " --licence CC-BY-4.0 --data "Our Corpus, CC BY 4.0, https://example.org"
   edge-s2s-export static ./summarizer --bundle summarizer.es2s --out summarizer-npu.es2s --kinds qnn-static
+  edge-s2s-export sensitivity ./summarizer --prefix "summarize: "
   edge-s2s-export build --recipe tiny --work work
   edge-s2s-export build --recipe e2e-data-to-text --data data --work work
 """
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_static(commands)
+    _add_sensitivity(commands)
     for name, what in FACTORY.items():
         _add_factory(commands, name, what)
     return parser
@@ -148,6 +150,21 @@ def _add_static(commands: Any) -> None:
     )
     add("--texts", type=Path, metavar="FILE", help='calibrate on its rows {"source": ...} (default: English)')
     add("--replace", action="store_true", help="replace BUNDLE if it exists")
+
+
+def _add_sensitivity(commands: Any) -> None:
+    parser = commands.add_parser(
+        "sensitivity",
+        help="which matrices of a checkpoint int8 costs most",
+        description="Rounds each matrix to int8 alone and tells what that changes, most expensive first.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_sensitivity)
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a local Hugging Face folder, or a hub id")
+    add("--prefix", default="", metavar="TEXT", help="what every input starts with, its last blank included")
+    add("--texts", type=Path, metavar="FILE", help='rows {"source": ...} to write to (default: English ones)')
 
 
 def _add_factory(commands: Any, name: str, what: str) -> None:
@@ -261,6 +278,27 @@ def _static(options: argparse.Namespace) -> None:
         on_step=_show_step,
     )
     _show_report(report)
+
+
+def _sensitivity(options: argparse.Namespace) -> None:
+    _quiet_torch()
+    from tqdm import tqdm
+
+    from .sensitivity import sensitivity  # needs what the first line has just asked for
+
+    texts = None if options.texts is None else _read_texts(options.texts)
+    with tqdm(unit="matrix", leave=False, disable=None) as bar:
+
+        def show(n_done: int, n: int) -> None:
+            bar.total = n
+            bar.update(n_done - bar.n)
+
+        costs = sensitivity(options.source, prefix=options.prefix, texts=texts, on_progress=show)
+    print(f"{'rounded to int8':<44}{'weights':>11}{'mean KL':>11}{'p99 KL':>11}{'changed':>9}")
+    for cost in costs:
+        print(
+            f"{cost.name:<44}{cost.n_weights:>11,}{cost.mean_kl:>11.2e}{cost.high_kl:>11.2e}{cost.changed:>9.2%}"
+        )
 
 
 def _read_texts(path: Path) -> list[str]:
