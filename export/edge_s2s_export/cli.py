@@ -33,6 +33,7 @@ FACTORY = {
     "distill": "a recipe's teacher and student",
     "evaluate": "a recipe's report, without a bundle",
     "build": "a recipe's checked bundle, from data to gates",
+    "ablate": "a recipe's student without each part of its distillation, in a table",
 }
 FACTORY_NOTE = "Runs what the work folder lacks; stopped at any moment, the same command goes on."
 
@@ -187,10 +188,13 @@ def _add_factory(commands: Any, name: str, what: str) -> None:
     add("--threads", type=int, metavar="N", help="of torch (default: one for each core)")
     if name == "build":
         add("--out", type=Path, metavar="BUNDLE", help="(default: NAME.es2s in the work folder)")
+    if name == "ablate":
+        add("--steps", type=int, metavar="N", help="of each student (default: as many as the recipe says)")
 
 
 def _run_factory(options: argparse.Namespace) -> None:
     torch = _quiet_torch()
+    from .factory.ablation import TABLE, ablate
     from .factory.build import Chain, build
     from .factory.display import Display
     from .factory.recipe import load_recipe
@@ -202,6 +206,10 @@ def _run_factory(options: argparse.Namespace) -> None:
         built = build(recipe, data=options.data, work=options.work, out=options.out, display=display)
         print(f"{built.bundle}: {built.bundle.stat().st_size / 1e6:.1f} MB, sha256 {built.sha256}")
         print(f"{built.report}: what was measured")
+        return
+    if options.command == "ablate":
+        folder = ablate(recipe, data=options.data, work=options.work, steps=options.steps, display=display)
+        print((folder / TABLE).read_text(encoding="utf-8"), end="")
         return
     chain = Chain(recipe, options.data, options.work, display)
     with chain.work.locked():

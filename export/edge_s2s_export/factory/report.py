@@ -157,7 +157,7 @@ def _gaps(logs: Mapping[str, Path]) -> str:
     """How far the source is read: the last loss with the right one and with another row's."""
     lines = ["| run | steps | tokens | valid loss | with a wrong source |", "|---|---|---|---|---|"]
     for name, path in logs.items():
-        last = _read_log(path)[-1]
+        last = read_log(path)[-1]
         lines.append(
             f"| {name} | {last['step']:.0f} | {last['tokens'] / 1e6:.2f} M | {last['valid_loss']:.3f} |"
             f" {last['wrong_source_loss']:.3f} |"
@@ -168,7 +168,7 @@ def _gaps(logs: Mapping[str, Path]) -> str:
 def _plot_curves(path: Path, logs: Mapping[str, Path]) -> None:
     figure, axes = plt.subplots(1, max(len(logs), 1), figsize=(5 * max(len(logs), 1), 3.5), squeeze=False)
     for axis, (name, log) in zip(axes[0], logs.items(), strict=False):
-        rows = _read_log(log)
+        rows = read_log(log)
         for column in ("loss", "valid_loss", "wrong_source_loss"):
             axis.plot([row["tokens"] / 1e6 for row in rows], [row[column] for row in rows], label=column)
         axis.set(title=name, xlabel="million tokens", ylabel="nats a label")
@@ -207,7 +207,8 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def _read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Rows of a training's log.csv, by column."""
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
