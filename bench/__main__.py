@@ -69,7 +69,6 @@ def command_run(args: argparse.Namespace) -> int:
         except PeerError as error:
             laboratory.fail(unit.name, error)
             continue
-        results["failed"].pop(unit.name, None)
         results["units"][unit.name] = results_file.rounded({**found, "commit": results_file.commit()})
         results_file.save(out, results)
         measured.append(unit)

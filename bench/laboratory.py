@@ -86,13 +86,19 @@ class Laboratory:
                 self.fail(f"{model}/{peer}", error)
                 self._unprepared.add(folder)
                 return None
-        self.results["failed"].pop(f"{model}/{peer}", None)
+        self.forget_failures(f"{model}/{peer}")
         return folder
 
     def fail(self, what: str, error: PeerError) -> None:
         """Notes down that there are no figures, and why."""
         print(f"  {what}: {error}", file=sys.stderr)
         self.results["failed"][what] = str(error)
+
+    def forget_failures(self, what: str) -> None:
+        """What is tried anew has not failed, nor have its parts."""
+        failed = self.results["failed"]
+        for name in [name for name in failed if f"{name}/".startswith(f"{what}/")]:
+            del failed[name]
 
     def ours(self, model: str, threads: int) -> Entrant:
         """We alone."""
@@ -128,17 +134,19 @@ class Laboratory:
         if len(candidates) == 1:
             return {"setting": candidates[0]}
         print(f"  settings of {entrant.label}, {entrant.threads} threads ...", file=sys.stderr)
+        what = f"settings/{model}/t{entrant.threads}/{entrant.peer}"
+        self.forget_failures(what)
         named = {_words(setting): setting for setting in candidates}
         entrants = [replace(entrant, label=words, setting=setting) for words, setting in named.items()]
         source = sources(self.checkpoint(model), min(64, self.options.n_tokens), 1)
-        with Processes(self, entrants) as processes:
+        with Processes(self, entrants, what) as processes:
             samplers = {p.entrant.label: partial(self.whole_request, p, source, 1) for p in processes}
             measured = measure(
                 samplers,
                 rounds=self.options.rounds // 2 + 1,
                 until=self.unit_until,
                 pids=processes.pids,
-                on_failure=lambda words, error: self.fail(f"{model}/{entrant.peer}/{words}", error),
+                on_failure=lambda words, error: self.fail(f"{what}/{words}", error),
             )
         tried = {label: measured.figures(label)["total_ms"]["median"] for label in measured.samples}
         if not tried:
@@ -163,21 +171,21 @@ class Laboratory:
 
 
 class Processes(list[Process]):
-    """The running processes of entrants; who does not start, or not answer at all, is left out and noted."""
+    """The running processes of entrants; who does not start is left out, and noted as a part of `what`."""
 
-    def __init__(self, laboratory: Laboratory, entrants: Sequence[Entrant]) -> None:
+    def __init__(self, laboratory: Laboratory, entrants: Sequence[Entrant], what: str) -> None:
         super().__init__()
-        for entrant in entrants:
-            try:
-                process = entrant.start()
-            except PeerError as error:
-                if entrant.label == OURS:
-                    self.__exit__()
-                    raise
-                laboratory.fail(f"{entrant.folder.parent.name}/{entrant.peer}/{entrant.label}", error)
-            else:
-                self.append(process)
-                process.__enter__()
+        try:
+            for entrant in entrants:
+                try:
+                    self.append(entrant.start().__enter__())
+                except PeerError as error:
+                    if entrant.label == OURS:
+                        raise
+                    laboratory.fail(f"{what}/{entrant.label}", error)
+        except BaseException:  # also Ctrl-C: who stands still would stand for ever
+            self.__exit__()
+            raise
 
     def pids(self) -> list[int]:
         """Of those that live."""

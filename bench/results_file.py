@@ -3,7 +3,7 @@
 machine     what figures depend on besides the code
 runs        command, commit, date and load of each run that added to it
 settings    "MODEL/tTHREADS" -> peer -> the fastest setting, and how fast each one was
-failed      "MODEL/PEER" or a unit's name -> why there are no figures
+failed      "UNIT", "UNIT/PEER", "MODEL/PEER" or "settings/MODEL/tTHREADS/PEER/SETTING" -> what went wrong
 units       name (see `plan`) -> what `units` measured
 """
 

@@ -25,6 +25,7 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 
 def measure_unit(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     """What the results file keeps of a unit."""
+    laboratory.forget_failures(unit.name)
     return MEASURES[unit.kind](unit, laboratory)
 
 
@@ -69,8 +70,8 @@ def _generation(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     entrants = laboratory.entrants(unit.model, unit.threads, num_beams=unit.num_beams)
     is_greedy = unit.kind == "greedy"
     with ExitStack() as stack:
-        processes = stack.enter_context(Processes(laboratory, entrants))
-        tokens = _answers(processes, laboratory, source, unit.num_beams)
+        processes = stack.enter_context(Processes(laboratory, entrants, unit.name))
+        tokens = _answers(processes, laboratory, unit, source)
         one_request = _split_request if is_greedy else _request
         samplers: dict[str, Callable[[], Sample]] = {
             process.entrant.label: partial(one_request, process, laboratory, source, unit.num_beams)
@@ -97,21 +98,21 @@ def _generation(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 
 def _answers(
-    processes: Processes, laboratory: Laboratory, source: list[list[int]], num_beams: int
+    processes: Processes, laboratory: Laboratory, unit: Unit, source: list[list[int]]
 ) -> dict[str, list[list[int]]]:
     """Everybody's tokens; whoever cannot do it is left out from here on."""
     tokens: dict[str, list[list[int]]] = {}
     for process in [*processes]:
         label = process.entrant.label
         try:
-            answer = laboratory.generate(process, source, laboratory.options.n_tokens, num_beams)
+            answer = laboratory.generate(process, source, laboratory.options.n_tokens, unit.num_beams)
             tokens[label] = answer["result"]  # type: ignore[assignment]
         except PeerError as error:
             if process.entrant.peer == OURS:
                 raise
             process.__exit__()
             processes.remove(process)
-            laboratory.fail(f"{process.entrant.folder.parent.name}/k{num_beams}b{len(source)}/{label}", error)
+            laboratory.fail(f"{unit.name}/{label}", error)
     return tokens
 
 
@@ -176,8 +177,8 @@ def _busy(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     source = sources(laboratory.checkpoint(unit.model), unit.source_len, 1)
     entrants = laboratory.entrants(unit.model, unit.threads)
     quiet = Entrant(BUSY_LABEL, OURS, entrants[0].folder, 1, entrants[0].setting)
-    with Processes(laboratory, [*entrants, quiet]) as processes, Neighbour() as neighbour:
-        tokens = _answers(processes, laboratory, source, 1)
+    with Processes(laboratory, [*entrants, quiet], unit.name) as processes, Neighbour() as neighbour:
+        tokens = _answers(processes, laboratory, unit, source)
 
         def beside(process: Process) -> Sample:
             if process.entrant.label == BUSY_LABEL:
@@ -196,7 +197,7 @@ def _busy(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 def _rows(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     isas = [isa for isa in supported_isas() if isa != "scalar"] or ["scalar"]
-    with Processes(laboratory, [laboratory.ours(unit.model, unit.threads)]) as processes:
+    with Processes(laboratory, [laboratory.ours(unit.model, unit.threads)], unit.name) as processes:
         [process] = processes
 
         def sample(isa: str) -> Sample:
@@ -235,7 +236,7 @@ def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     def failed(label: str, error: PeerError) -> None:
         if label == OURS:
             raise error
-        laboratory.fail(f"{unit.model}/cold/{label}", error)
+        laboratory.fail(f"{unit.name}/{label}", error)
 
     entrants = {entrant.label: entrant for entrant in laboratory.entrants(unit.model, unit.threads)}
     measured = measure(
@@ -285,7 +286,7 @@ def _quality(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     times: dict[str, list[float]] = {entrant.label: [] for entrant in entrants}
     scores: dict[str, list[list[float]]] = {entrant.label: [] for entrant in entrants}
     until = min(options.until, time.monotonic() + 3 * options.unit_s)
-    with Processes(laboratory, entrants) as processes:
+    with Processes(laboratory, entrants, unit.name) as processes:
         meter = Meter(processes.pids())
         for row in rows:
             source = encode(checkpoint, row.source)

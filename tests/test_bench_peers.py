@@ -16,7 +16,7 @@ from bench import bounds, noise, peers, results_file, rounds, shapes  # noqa: E4
 from bench.__main__ import main  # noqa: E402
 from bench.laboratory import Laboratory, Options  # noqa: E402
 from bench.plan import KINDS, Unit, plan  # noqa: E402
-from bench.processes import Entrant, Neighbour  # noqa: E402
+from bench.processes import Entrant, Neighbour, PeerError  # noqa: E402
 from bench.targets import targets  # noqa: E402
 
 MODEL = "tiny-t5"
@@ -173,6 +173,15 @@ def test_a_peer_that_cannot_be_prepared_is_tried_once_in_a_run(
         assert [entrant.peer for entrant in here.entrants(MODEL, 1)] == [peers.OURS]
     assert capsys.readouterr().err.count("preparing") == 1
     assert f"{MODEL}/nobody" in here.results["failed"]
+
+
+def test_what_is_tried_anew_has_not_failed(tmp_path: Path):
+    here = laboratory(tmp_path, "nobody", {})
+    names = ["greedy/a/t1", "greedy/a/t1/optimum", "greedy/a/t12", "greedy/a", "a/optimum"]
+    for name in names:
+        here.fail(name, PeerError("once"))
+    here.forget_failures("greedy/a/t1")
+    assert [*here.results["failed"]] == names[2:]
 
 
 def test_a_quick_run_writes_nothing_among_the_results(tmp_path: Path):
