@@ -93,7 +93,9 @@ final class Download {
                 }
             }
             long start = startOf(connection, have);
-            if (start == 0) {
+            if (start == 0) { // in this order: a tag is never beside bytes of another version
+                tag.delete();
+                empty();
                 remember(connection.getHeaderField("ETag"));
             }
             try (InputStream body = connection.getInputStream()) {
@@ -149,7 +151,6 @@ final class Download {
             RandomAccessFile opened = file;
             storage(
                     () -> {
-                        opened.setLength(start);
                         opened.seek(start);
                         return null;
                     });
@@ -181,6 +182,16 @@ final class Download {
         }
     }
 
+    private void empty() throws DownloadException {
+        storage(
+                () -> {
+                    try (RandomAccessFile file = new RandomAccessFile(part, "rw")) {
+                        file.setLength(0);
+                    }
+                    return null;
+                });
+    }
+
     private interface Write<T> {
         T run() throws IOException;
     }
@@ -196,7 +207,6 @@ final class Download {
 
     /** A weak tag may name two versions; without one the hash tells, at the end. */
     private void remember(String etag) throws DownloadException {
-        tag.delete();
         if (etag != null && etag.startsWith("\"") && etag.length() <= MAX_TAG) {
             storage(
                     () -> {
