@@ -4,6 +4,7 @@ In float32 the tokens are the same. In int8 the summaries are as good; they need
 that differs moves an activation's code by one, and some of the model's steps are nearly ties.
 """
 
+import difflib
 import json
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import edge_s2s
 from c_builds import ROOT
+from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
+from edge_s2s_export.candidate import Candidate
 from edge_s2s_export.convert import Dtype, convert
 from test_default_bundle import CHECKPOINT, DATA, read_documents
 
 REPORT = ROOT / "reports" / "native_encoder.json"
 N_RESAMPLES = 10_000
+MIN_ARGMAX_AGREEMENT = 0.985
+MIN_SEQUENCE_AGREEMENT = 0.85
 MIN_ROUGE_CHANGE = -0.5  # lower end of the 95 % interval, ROUGE x 100
 
 pytestmark = [
@@ -46,6 +51,30 @@ def rouge(documents: list[dict[str, str]], found: list[tuple[tuple[int, ...], st
     return 100 * np.array([scorer.score(row["target"], text)[kind].fmeasure for row, (_, text) in pairs])
 
 
+def sequence_agreement(ours: tuple[int, ...], theirs: tuple[int, ...]) -> float:
+    """Of tokens in free running, as the factory's gate of that name counts it."""
+    return difflib.SequenceMatcher(None, ours, theirs, autojunk=False).ratio()
+
+
+def argmax_agreement(folder: Path, sources: list[str], written: list[tuple[int, ...]]) -> float:
+    """How often both int8 bundles have the same best token, with teacher forcing on what one has written."""
+    candidates = []
+    for encoder in ("onnx", "native"):
+        with open_bundle(folder / f"int8-{encoder}.es2s") as bundle:
+            files = {name: bytes(bundle.read(name)) for name in bundle.manifest.files}
+            candidates.append(Candidate(bundle.manifest, files))
+    same = []
+    for source, token_ids in zip(sources, written, strict=True):
+        input_ids = candidates[0].tokenizer.encode(source)
+        decoder_ids = [candidates[0].manifest.special_tokens.decoder_start, *token_ids[:-1]]
+        ours, theirs = (
+            candidate.logits(candidate.encode(input_ids), decoder_ids).argmax(axis=1)
+            for candidate in candidates
+        )
+        same.append(ours == theirs)
+    return float(np.concatenate(same).mean())
+
+
 def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(tmp_path: Path):
     documents = read_documents()
     sources = [document["source"] for document in documents]
@@ -58,6 +87,9 @@ def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(
     for dtype in ("float32", "int8"):
         pairs = zip(found[dtype, "native"], found[dtype, "onnx"], strict=True)
         report[f"same_tokens_{dtype}"] = float(np.mean([ours[0] == theirs[0] for ours, theirs in pairs]))
+    ours, theirs = ([ids for ids, _ in found["int8", encoder]] for encoder in ("native", "onnx"))
+    report["sequence_agreement_int8"] = float(np.mean([*map(sequence_agreement, ours, theirs)]))
+    report["argmax_agreement_int8"] = argmax_agreement(tmp_path, sources, theirs)
     draw = np.random.default_rng(0)
     lowest = 0.0
     for kind in ("rouge1", "rouge2", "rougeL"):
@@ -74,4 +106,6 @@ def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     assert report["same_tokens_float32"] == 1
+    assert report["argmax_agreement_int8"] >= MIN_ARGMAX_AGREEMENT
+    assert report["sequence_agreement_int8"] >= MIN_SEQUENCE_AGREEMENT
     assert lowest > MIN_ROUGE_CHANGE

@@ -35,7 +35,10 @@ FACTORY = {
     "build": "a recipe's checked bundle, from data to gates",
     "ablate": "a recipe's student without each part of its distillation, in a table",
 }
-FACTORY_NOTE = "Runs what the work folder lacks; stopped at any moment, the same command goes on."
+FACTORY_NOTE = (
+    "Runs what the work folder lacks; stopped at any moment, the same command goes on. "
+    "Several processes: torchrun --nproc-per-node N -m edge_s2s_export.cli ..."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,6 +205,13 @@ def _run_factory(options: argparse.Namespace) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     recipe, display = load_recipe(options.recipe), Display()
+    if options.command == "ablate" and (n_processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ExportError(f"ablate: expected one process, found {n_processes}; start it without a launcher")
+    if int(os.environ.get("RANK", "0")):  # one of several processes, and not the first: it helps to train
+        with Path(os.devnull).open("w") as nowhere:
+            chain = Chain(recipe, options.data, options.work, Display(nowhere))
+            _ = chain.teacher if options.command == "train" else chain.student
+        return
     if options.command == "build":
         built = build(recipe, data=options.data, work=options.work, out=options.out, display=display)
         print(f"{built.bundle}: {built.bundle.stat().st_size / 1e6:.1f} MB, sha256 {built.sha256}")

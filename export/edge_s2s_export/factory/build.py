@@ -169,7 +169,7 @@ class Chain:
             self._train("pretraining", model, stream, pretraining.training, stage)
             self._save(model, stage)
 
-        return self.work.stage("pretrained", inputs, make)
+        return self.work.stage("pretrained", inputs, make, together=True)
 
     @cached_property
     def teacher(self) -> Path:
@@ -193,7 +193,7 @@ class Chain:
                 self._train("teacher", model, self._epochs(self.pairs), teacher.training, stage)
             self._save(model, stage)
 
-        return self.work.stage("teacher", inputs, make)
+        return self.work.stage("teacher", inputs, make, together=True)
 
     @cached_property
     def pseudo_labels(self) -> Path:
@@ -257,7 +257,7 @@ class Chain:
             )
             self._save(model, stage)
 
-        return self.work.stage("student", inputs, make)
+        return self.work.stage("student", inputs, make, together=True)
 
     def _student_pairs(self, labels: Path | None) -> list[Pair]:
         options = self.recipe.pseudo_labels
@@ -326,6 +326,8 @@ class Chain:
         return [collate(group, dataclasses.replace(shape, rows=len(group))).trimmed() for group in groups]
 
     def _save(self, model: Any, stage: Path) -> None:
+        if not self.work.is_main:
+            return
         model.save_pretrained(stage)
         self.tokenizer.save_pretrained(stage)
         (stage / CHECKPOINT).unlink(missing_ok=True)

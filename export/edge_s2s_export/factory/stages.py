@@ -3,6 +3,9 @@
 The folder of a finished stage is `NAME-HASH` in the work folder, where HASH stands for everything that its
 contents depend on. Until then it is `.NAME-HASH`: what a stage finds there is its own unfinished work. It
 takes its final name in one step, so a folder with that name is complete, whenever a process was killed.
+
+Under `torchrun` or `accelerate launch` the first process does the work. The others wait for its folders, but
+for the stages that all of them fill together: training. They need the same file system.
 """
 
 import errno
@@ -11,6 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -21,17 +25,19 @@ from edge_s2s_export.errors import ExportError
 
 LOCK = "lock"
 MIN_FREE_BYTES = 16 << 20
+_POLL_SECONDS = 0.1
 _PACKAGES = ("edge_s2s", "torch", "transformers", "tokenizers", "onnxruntime")
 
 
 class Work:
-    """A work folder; one process uses it at a time."""
+    """A work folder; one process, or one launch of several, uses it at a time."""
 
     def __init__(self, folder: Path, *, on_stage: Callable[[str, str], None] = lambda _name, _what: None):
         """`on_stage` gets a stage's name and "cached", "begins", "goes on" or "done"."""
         self.folder = folder
         self._on_stage = on_stage
         self._known: set[Path] = set()  # that were spoken of
+        self.is_main = int(os.environ.get("RANK", "0")) == 0  # of the processes of one launch
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -46,11 +52,19 @@ class Work:
                 ) from error
             yield
 
-    def stage(self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+    def stage(
+        self,
+        name: str,
+        inputs: Mapping[str, object],
+        make: Callable[[Path], None],
+        *,
+        together: bool = False,
+    ) -> Path:
         """The folder that `make` fills from `inputs`; if it is there already, nothing is done.
 
         `inputs` are numbers, texts, dataclasses, lists and mappings of them, and folders of other stages,
-        which count by their hash. Raises `ExportError` if the disk is full.
+        which count by their hash. `together`: all processes of a launch call `make`, in which only the first
+        one writes. Raises `ExportError` if the disk is full.
         """
         done = self.folder / f"{name}-{_hash(name, inputs)}"
         if done.is_dir():
@@ -59,6 +73,13 @@ class Work:
                 self._known.add(done)
             return done
         unfinished = done.with_name(f".{done.name}")
+        if not self.is_main:
+            if together:
+                _wait_for(lambda: unfinished.is_dir() or done.is_dir())
+                if not done.is_dir():
+                    make(unfinished)
+            _wait_for(done.is_dir)
+            return done
         self._on_stage(name, "goes on" if unfinished.is_dir() else "begins")
         with _full_disk_is_one_sentence(self.folder):
             unfinished.mkdir(exist_ok=True)
@@ -69,6 +90,12 @@ class Work:
         self._known.add(done)
         self._on_stage(name, "done")
         return done
+
+
+def _wait_for(is_there: Callable[[], bool]) -> None:
+    """Until the first process is so far; should it fail, its launcher ends the others."""
+    while not is_there():
+        time.sleep(_POLL_SECONDS)
 
 
 def _hash(name: str, inputs: Mapping[str, object]) -> str:

@@ -1,5 +1,6 @@
 """The whole chain in miniature, for real: the recipe `tiny` becomes a bundle that passes its gates."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -33,7 +34,8 @@ from edge_s2s_export.probe_texts import probe_texts
 from tiny_folders import make_tiny_folder
 
 NO_DATA = Path("no data needed")
-REPORT = Path(__file__).parents[3] / "reports" / "killed_builds.json"
+ROOT = Path(__file__).parents[3]
+REPORT = ROOT / "reports" / "killed_builds.json"
 STAGES = (
     "data",
     "tokenizer",
@@ -369,3 +371,27 @@ def test_an_unknown_recipe_is_one_sentence(tmp_path: Path, capsys: pytest.Captur
 
 def test_texts_of_the_miniature_are_those_of_the_exporter(work: Path, built: Built, quiet: Display):
     assert chain(load_recipe("tiny"), work, quiet).rows[0].source in probe_texts(600)
+
+
+@pytest.mark.release
+@pytest.mark.timeout(900)
+def test_the_command_trains_on_two_processes_as_on_one_with_twice_the_accumulation(tmp_path: Path):
+    text = (ROOT / "export/edge_s2s_export/recipes/tiny.toml").read_text(encoding="utf-8")
+    text = text.replace("steps = 50", "steps = 12").replace("steps = 20", "steps = 6")
+    losses = []
+    for launcher, accumulation in (([], 2), (["-m", "torch.distributed.run", "--nproc-per-node", "2"], 1)):
+        work = tmp_path / f"work-{accumulation}"
+        recipe = tmp_path / "few.toml"
+        recipe.write_text(text.replace("log_every = 10", f"log_every = 1, accumulation = {accumulation}"))
+        command = [sys.executable, *launcher, "-m", "edge_s2s_export.cli", "distill", "--threads", "1"]
+        run = subprocess.run(
+            [*command, "--recipe", recipe, "--work", work],
+            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+        logs = [next(work.glob(f"{stage}-*/log.csv")) for stage in ("teacher", "student")]
+        losses.append([float(row["loss"]) for log in logs for row in csv.DictReader(log.open())])
+        assert not [*work.glob(".*")]
+    assert len(losses[0]) == 12 + 6
+    # Sums of gradients in another order: float32 rounding, grown over the steps.
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)

@@ -4,6 +4,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,33 @@ def test_two_processes_do_not_share_a_work_folder(tmp_path: Path):
         other.kill()
     with Work(tmp_path).locked():
         pass
+
+
+def test_other_processes_of_a_launch_help_only_where_all_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = Work(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    second = Work(tmp_path)
+    assert (first.is_main, second.is_main) == (True, False)
+    helped = threading.Event()
+
+    def wait_for_help(folder: Path) -> None:
+        assert helped.wait(60)
+        (folder / "out").write_text("first")
+
+    def help_along(_folder: Path) -> None:
+        helped.set()
+
+    def never(_folder: Path) -> None:
+        pytest.fail("a stage of one process was made by the second")
+
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(first.stage, "a", {}, wait_for_help, together=True)
+        assert second.stage("a", {}, help_along, together=True) == made.result(60)
+        waiting = pool.submit(second.stage, "b", {}, never)
+        assert first.stage("b", {}, write("first")) == waiting.result(60)
+    assert second.stage("a", {}, never, together=True) == made.result()  # it is there
 
 
 @pytest.mark.parametrize("library", ["python", "torch", "safetensors"])
