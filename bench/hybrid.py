@@ -47,9 +47,13 @@ from edge_s2s_export.factory.outputs import N_DRAWS
 SETS = ("dialogsum", "qmsum_span", "convosumm_email", "mts_dialog", "scitldr")
 METRIC = "rougeL"
 REFERENCES, TEACHER = "references", "teacher"
-REPORT, PICTURE = ROOT / "reports" / "hybrid.json", ROOT / "reports" / "hybrid.svg"
+# By cloud: what the tables between its marks in the documents are of.
+REPORTS = {
+    REFERENCES: ROOT / "reports" / "hybrid.json",
+    TEACHER: ROOT / "reports" / "hybrid_teacher.json",
+}
 README = ROOT / "edge_s2s" / "hybrid" / "README.md"
-BEGIN, END = "<!-- bench hybrid: begin -->", "<!-- bench hybrid: end -->"
+BEGIN, END = "<!-- bench hybrid, cloud {}: begin -->", "<!-- bench hybrid, cloud {}: end -->"
 METHODS = {
     "careful": f"ours, {N_DRAWS} draws",
     "learned": "ours, without draws",
@@ -83,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder in which answers are kept; build-bench by default",
     )
     parser.add_argument(
-        "--out", type=Path, help="by default reports/hybrid.json, its plot, and the table in the documents"
+        "--out", type=Path, help="by default a file in reports, its plot, and the table in the documents"
     )
 
 
@@ -122,7 +126,7 @@ def run(args: argparse.Namespace, machine: Mapping[str, Any]) -> int:
     cloud = TEACHER if args.teacher is not None else REFERENCES
     n = min(args.requests, len(rows))
     report["requests"] = _requests(bundle, rows[:n], clouds[cloud][:n], cloud)
-    out = args.out or REPORT
+    out = args.out or REPORTS[cloud]
     picture = out.with_suffix(".svg")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
@@ -334,7 +338,10 @@ def _interval(values: Sequence[float], digits: int) -> str:
 
 
 def with_tables(document: str) -> str:
-    """A document with the tables of the report between its marks."""
-    head, rest = document.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n{tables(json.loads(REPORT.read_text(encoding='utf-8')))}\n{END}{tail}"
+    """A document with the tables of each report between its marks."""
+    for cloud, report in REPORTS.items():
+        begin, end = BEGIN.format(cloud), END.format(cloud)
+        head, rest = document.split(begin)
+        _, tail = rest.split(end)
+        document = f"{head}{begin}\n{tables(json.loads(report.read_text(encoding='utf-8')))}\n{end}{tail}"
+    return document
