@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 import resource
 import time
@@ -37,6 +38,7 @@ UNITS = {
     "what NFKC makes 18 characters of": "ﷺ",
     "bytes without tokens": "\U000e0041\x07",
 }
+MAX_PASSES = 3
 MAX_RATIO = 2.3  # of the times for twice a text and for the text
 SIZES = [4 << 20, 8 << 20, 16 << 20]  # bytes
 # Of the process at its peak: what is there without tokens, and then Python integers in lists.
@@ -130,13 +132,16 @@ def keep(**values: object) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", UNITS)
 def test_time_and_memory_are_in_proportion_up_to_16_mib(tokenizer: Tokenizer, name: str):
-    times, n_tokens = [], 0
-    for size in SIZES:
-        text = of_size(UNITS[name], size)
-        start = time.process_time()
-        n_tokens = len(tokenizer.tokenize(text))
-        times.append(time.process_time() - start)
-    ratios = [round(b / a, 2) for a, b in itertools.pairwise(times)]
+    times, n_tokens = [math.inf] * len(SIZES), 0
+    for _ in range(MAX_PASSES):  # what else runs here only adds to times
+        for i, size in enumerate(SIZES):
+            text = of_size(UNITS[name], size)
+            start = time.process_time()
+            n_tokens = len(tokenizer.tokenize(text))
+            times[i] = min(times[i], time.process_time() - start)
+        ratios = [round(b / a, 2) for a, b in itertools.pairwise(times)]
+        if max(ratios) <= MAX_RATIO:
+            break
     mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert max(ratios) <= MAX_RATIO
     assert mib <= MAX_MIB + n_tokens * BYTES_PER_TOKEN / 2**20
