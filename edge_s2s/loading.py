@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from edge_s2s.bundle import Bundle, open_bundle
-from edge_s2s.decoder import DecoderModel
+from edge_s2s.decoder import DecoderModel, available_memory
 from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, ProviderError
 from edge_s2s.job import Parts
@@ -59,9 +59,10 @@ def load(
     n_threads = default_num_threads() if num_threads is None else operator.index(num_threads)
     if not 1 <= n_threads <= MAX_THREADS:
         raise ValueError(f"num_threads: expected a number in 1..{MAX_THREADS}, found {n_threads}")
+    left = available_memory()  # before the bundle: once it is open, nothing else is opened for it
     with open_bundle(default_bundle_path(must_exist=True) if path is None else path) as bundle:
         has_accelerator = accelerator(providers) is not None
-        check_memory(bundle, None if has_accelerator else _cpu_encoder(bundle, encoder, providers))
+        check_memory(bundle, None if has_accelerator else _cpu_encoder(bundle, encoder, providers), left)
         tokenizer, target_tokenizer = open_tokenizers(bundle.manifest, bundle.read)
         chosen = _open_encoder(
             bundle,

@@ -7,7 +7,6 @@ times its file. `reports/memory.json` compares the estimate with what was measur
 """
 
 from edge_s2s.bundle import Bundle
-from edge_s2s.decoder import available_memory
 from edge_s2s.errors import InsufficientMemoryError
 from edge_s2s.manifest import TARGET_TOKENIZER, TOKENIZER, Encoder
 from edge_s2s.weights import FILE as WEIGHTS
@@ -31,8 +30,8 @@ def needed_memory(bundle: Bundle, encoder: Encoder | None) -> int:
     return n_bytes + _GRAPH_BASE + sizes[encoder.file] * (1 + _GRAPH)
 
 
-def check_memory(bundle: Bundle, encoder: Encoder | None) -> None:
-    """InsufficientMemoryError if less is left than the model needs; nothing where nobody tells."""
-    needed, left = needed_memory(bundle, encoder), available_memory()
+def check_memory(bundle: Bundle, encoder: Encoder | None, left: int | None) -> None:
+    """InsufficientMemoryError if less bytes are left than the model needs; nothing where nobody tells."""
+    needed = needed_memory(bundle, encoder)
     if left is not None and left < needed:
         raise InsufficientMemoryError(str(bundle.path), needed, left)

@@ -25,8 +25,9 @@ from edge_s2s.tokenizer import _check_components
 from mutants import ONNX, kind_of, mutate
 
 # Marks in a trace of system calls.
-BEGIN = "/free memory"  # from here, what is opened to learn how much memory is left, with no bundle
-END = "/mutant {} {}"  # number and where it ended; number -1 for BEGIN
+FREE_MEMORY = "/free memory"  # from here, what is opened to learn how much memory is left, with no bundle
+LOAD = "/load"  # our readers took the mutant; from here, load() and an answer
+END = "/mutant {} {}"  # number and where it ended; number -1 for FREE_MEMORY
 MEMORY = 3 << 30  # what a graph may make ONNX Runtime ask for before the system refuses
 
 
@@ -59,6 +60,7 @@ def open_all(path: Path) -> tuple[str, int]:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    os.access(LOAD, os.F_OK)
     try:
         with load(path, num_threads=1) as model:
             try:
@@ -95,7 +97,7 @@ def main() -> None:
             else:  # whatever libraries open once, they have opened now
                 assert ended == "accepted", ended
                 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-                os.access(BEGIN, os.F_OK)
+                os.access(FREE_MEMORY, os.F_OK)
                 available_memory()
                 os.access(END.format(-1, "memory"), os.F_OK)
 

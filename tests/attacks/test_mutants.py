@@ -53,25 +53,35 @@ def open_mutants(bundle: Path, folder: Path, first: int, end: int) -> list[list[
 
 
 def opened_elsewhere(home: Path) -> set[str]:
-    """Paths beside the mutant's that the system was asked for: by mutants that our readers refused, any; by
-    the others, any but those that are read for every bundle alike, to learn how much memory is left."""
+    """Paths beside the mutant's that the system was asked for. load() first learns how much memory is left,
+    from the same files as without any bundle; from the mutant's opening on, nothing else may be opened."""
     mutant = str(home / "mutant.es2s")
     _, mark, traced = (home / "trace").read_text().partition('"/free memory"')
     assert mark
     *marked, at_exit = re.split(r'"/mutant (-?\d+) (\w+)"', traced)
     stages = marked[2::3]
-    free_memory, *by_mutants = map(opened_in, marked[::3])
     assert stages[0] == "memory"
-    assert free_memory.isdisjoint({mutant})
-    elsewhere = opened_in(at_exit)
-    for stage, paths in zip(stages[1:], by_mutants, strict=True):
-        assert mutant in paths
-        elsewhere |= paths - {mutant} - (free_memory if stage in LOADED else set())
+    free_memory = opened_in(marked[0])
+    assert mutant not in free_memory
+    elsewhere = {*opened_in(at_exit)}
+    for stage, by_mutant in zip(stages[1:], marked[3::3], strict=True):
+        read, mark, loaded = by_mutant.partition('"/load"')
+        assert mutant in opened_in(read)
+        assert bool(mark) == (stage in LOADED)
+        before, after = split_at(mutant, opened_in(loaded))
+        assert before == (free_memory if stage in LOADED else [])
+        elsewhere |= {*opened_in(read), *after} - {mutant}
     return elsewhere
 
 
-def opened_in(trace: str) -> set[str]:
-    return set(re.findall(r'\b(?:open|openat|openat2|creat)\((?:AT_FDCWD, |\d+, )?"([^"]*)"', trace))
+def split_at(path: str, paths: list[str]) -> tuple[list[str], list[str]]:
+    """What comes before a path, and the path with what follows."""
+    at = paths.index(path) if path in paths else len(paths)
+    return paths[:at], paths[at:]
+
+
+def opened_in(trace: str) -> list[str]:
+    return re.findall(r'\b(?:open|openat|openat2|creat)\((?:AT_FDCWD, |\d+, )?"([^"]*)"', trace)
 
 
 def check(lines: list[list[str]]) -> Counter[str]:
