@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import plots
 from bench.peers import OURS
-from bench.results_file import Results, ResultsError, read
+from bench.results_file import Results, ResultsError, file_stem, read
 from bench.targets import targets
 
 Row = list[str]
@@ -32,7 +32,7 @@ def write_report(folder: Path, out: Path) -> list[str]:
         raise ResultsError(f"no results in {folder}; run `python -m bench run` first")
     lines = ["# Speed against named peers", "", *_INTRODUCTION]
     for results in newest.values():
-        name = results["machine"]["cpu"].replace(" ", "-").lower()
+        name = file_stem(results["machine"]["cpu"])
         pictures = plots.draw(results["units"], out.parent / "plots", name)
         lines += ["", *page(results, {title: f"plots/{file.name}" for title, file in pictures.items()})]
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ units       name (see `plan`) -> what `units` measured
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
+from edge_s2s.decoder import supported_isas
 
 SCHEMA = "edge-s2s-bench/2"
 FOLDER = ROOT / "bench" / "results"
@@ -40,7 +42,7 @@ def machine() -> dict[str, Any]:
     if board.exists():
         model = board.read_text().strip("\0\n")
     return {
-        "cpu": model,
+        "cpu": f"{model}, {supported_isas()[-1]}",  # makers sell several generations by one name
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -59,7 +61,12 @@ def commit() -> str:
 def file_name() -> str:
     """CPU-COMMIT.json."""
     here = machine()
-    return f"{here['cpu'].replace(' ', '-').lower()}-{here['commit']}.json"
+    return f"{file_stem(here['cpu'])}-{here['commit']}.json"
+
+
+def file_stem(cpu: str) -> str:
+    """A processor's name as part of a file's."""
+    return re.sub("[^a-z0-9]+", "-", cpu.lower())
 
 
 def open_results(path: Path, *, quick: bool) -> Results:
