@@ -19,6 +19,10 @@ OPTIMIZE = "-O2"
 SANITIZE = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 C_LIMITS = ("-max_len=65536", "-timeout=2", "-rss_limit_mb=1024", "-malloc_limit_mb=64")
 
+# Runs its arguments in a process that a small one has forked: libFuzzer limits ru_maxrss, which Linux hands on
+# from whoever calls exec, here a test session of any size.
+AS_OWN_PROCESS = ("sh", "-c", '"$@"; exit $?', "sh")
+
 Command = tuple[str | Path, ...]
 
 
@@ -38,7 +42,11 @@ def fuzz(command: Command, folder: Path, **options: int) -> Outcome:
     arguments += ["-print_final_stats=1", "-print_funcs=0", f"-artifact_prefix={folder.parent}/"]
     start = time.perf_counter()
     fuzzer = subprocess.run(
-        [*command, *arguments, folder], capture_output=True, text=True, errors="replace", cwd=folder.parent
+        [*AS_OWN_PROCESS, *command, *arguments, folder],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=folder.parent,
     )
     seconds = time.perf_counter() - start
     told = fuzzer.stdout + fuzzer.stderr

@@ -46,6 +46,14 @@ def test_nothing_is_found_in_the_core_in_seconds(target: str, tmp_path: Path):
     assert outcome.counts["new_units_added"] > 20, "nothing behind the first checks was reached"
 
 
+def test_a_fuzzer_is_not_charged_with_the_memory_of_who_starts_it(tmp_path: Path):
+    ballast = b"x" * (1200 << 20)  # above its limit
+    outcome = fuzzers.fuzz(fuzzers.c_fuzzer("weights"), fuzzers.write_c_seeds(tmp_path / "corpus"), runs=2000)
+    assert ballast
+    assert not outcome.found, outcome.told
+    assert outcome.counts["peak_rss_mb"] < 1000
+
+
 def find_in_c(letter: str, folder: Path) -> fuzzers.Outcome:
     command = fuzzers.planted_c_fuzzer(IN_C[letter], folder)
     corpus = fuzzers.write_c_seeds(folder / "corpus")
