@@ -19,8 +19,8 @@ OPTIMIZE = "-O2"
 SANITIZE = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 C_LIMITS = ("-max_len=65536", "-timeout=2", "-rss_limit_mb=1024", "-malloc_limit_mb=64")
 
-# Runs its arguments in a process that a small one has forked: libFuzzer limits ru_maxrss, which Linux hands on
-# from whoever calls exec, here a test session of any size.
+# Runs its arguments in a process that a small one has forked: libFuzzer limits ru_maxrss, which Linux hands
+# on from whoever calls exec, here a test session of any size.
 AS_OWN_PROCESS = ("sh", "-c", '"$@"; exit $?', "sh")
 
 Command = tuple[str | Path, ...]
