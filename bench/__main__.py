@@ -4,7 +4,7 @@ python -m bench run                                us beside all peers that are 
 python -m bench run --minutes 9 --only t5-small    a part of it; the next run adds what is still missing
 python -m bench run --startup-only                 only what needs no checkpoint and no peer
 python -m bench run --providers B.es2s openvino    a bundle's static encoders on accelerators, beside the CPU
-python -m bench report                             targets, tables and plots: bench/results/report.md
+python -m bench report                             targets, tables and plots: bench/results/report.md, README
 python -m bench compare OLD.json NEW.json          two results side by side
 python -m bench hybrid --data FOLDER               which answers the cloud should give, and what that brings
 python -m bench sustained --minutes 30             tokens a second and temperature over time
@@ -92,12 +92,17 @@ def _is_done(results: results_file.Results, unit: Unit) -> bool:
 
 
 def command_report(args: argparse.Namespace) -> int:
-    """Writes the page."""
+    """Writes the page, and from this repository's own results the README's tables."""
+    from bench.readme import README, with_speed
     from bench.report import write_report
 
     for line in write_report(args.results, args.out or args.results / "report.md"):
         print(line, file=sys.stderr)
     print(f"wrote {args.out or args.results / 'report.md'}")
+    if args.results == results_file.FOLDER and args.out is None:
+        document = README.read_text(encoding="utf-8")
+        README.write_text(with_speed(document, args.results), encoding="utf-8")
+        print(f"wrote {README}")
     return 0
 
 

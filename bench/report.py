@@ -13,9 +13,24 @@ Row = list[str]
 
 
 def write_report(folder: Path, out: Path) -> list[str]:
-    """Writes the page and its plots, which lie beside it; the newest file of each machine counts.
+    """Writes the page and its plots, which lie beside it.
 
     Returns what was left out, in words. Raises ResultsError if there is nothing to report.
+    """
+    newest, left_out = newest_results(folder)
+    lines = ["# Speed against named peers", "", *_INTRODUCTION]
+    for results in newest.values():
+        name = file_stem(results["machine"]["cpu"])
+        pictures = plots.draw(results["units"], out.parent / "plots", name)
+        lines += ["", *page(results, {title: f"plots/{file.name}" for title, file in pictures.items()})]
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return left_out
+
+
+def newest_results(folder: Path) -> tuple[dict[str, Results], list[str]]:
+    """The newest results of each machine, by its name, and what was left out, in words.
+
+    Raises ResultsError if there are none.
     """
     newest: dict[str, Results] = {}
     left_out = []
@@ -30,13 +45,7 @@ def write_report(folder: Path, out: Path) -> list[str]:
             newest[results["machine"]["cpu"]] = results
     if not newest:
         raise ResultsError(f"no results in {folder}; run `python -m bench run` first")
-    lines = ["# Speed against named peers", "", *_INTRODUCTION]
-    for results in newest.values():
-        name = file_stem(results["machine"]["cpu"])
-        pictures = plots.draw(results["units"], out.parent / "plots", name)
-        lines += ["", *page(results, {title: f"plots/{file.name}" for title, file in pictures.items()})]
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return left_out
+    return newest, left_out
 
 
 _INTRODUCTION = [
@@ -53,7 +62,7 @@ def page(results: Results, pictures: Mapping[str, str]) -> list[str]:
     """All about one machine."""
     here, units = results["machine"], results["units"]
     lines = [f"## {here['cpu']}, {here['cores']} cores", ""]
-    lines += [f"{here['system']}, Python {here['python']}, {_versions(units)}.", ""]
+    lines += [f"{here['system']}, Python {here['python']}, {versions(units)}.", ""]
     lines += [f"* `{run['command']}` ({run['date']}, commit {run['commit']})" for run in results["runs"]]
     if results["quick"]:
         lines += ["", "**A quick run of tiny models, which says nothing about speed.**"]
@@ -149,7 +158,8 @@ def _setting_table(settings: Mapping[str, Any]) -> list[str]:
     return table(["model and threads", "peer", "a whole request, fastest first; the first is measured"], rows)
 
 
-def _versions(units: Mapping[str, Any]) -> str:
+def versions(units: Mapping[str, Any]) -> str:
+    """Of all peers that were measured."""
     found: dict[str, str] = {}
     for unit in units.values():
         for peer in unit.get("peers", {}).values():

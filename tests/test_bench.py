@@ -15,7 +15,7 @@ import edge_s2s
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed packages, which edge_s2s/ would hide
 
-from bench import answers, deferral, hybrid, startup  # noqa: E402
+from bench import answers, deferral, hybrid, readme, results_file, startup  # noqa: E402
 
 needs_default_bundle = pytest.mark.skipif(
     not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
@@ -158,3 +158,8 @@ def test_sustained_prints_a_row_for_each_interval_and_writes_file_and_plot(tmp_p
 def test_the_documents_have_the_tables_of_the_report():
     readme = hybrid.README.read_text(encoding="utf-8")
     assert hybrid.with_tables(readme) == readme, "run python -m bench hybrid"
+
+
+def test_the_readme_has_the_tables_of_the_newest_results():
+    document = readme.README.read_text(encoding="utf-8")
+    assert readme.with_speed(document, results_file.FOLDER) == document, "run python -m bench report"
