@@ -94,10 +94,16 @@ def type_in_python(path: Path) -> str:
 
 
 def write_texts(folder: Path, texts: list[str]) -> None:
-    """Each with Python's summary, that of the most pieces first: it is the one that is interrupted."""
+    """Each with Python's summary, that of the most pieces first: it is the one that is interrupted.
+
+    And of each token whether its text may change when more follow it.
+    """
     with edge_s2s.load(folder / "bundle.es2s", encoder="native") as model:
         results = [best for [best] in model.generate(texts)]
         n_pieces = [len([*model.stream(text)]) for text in texts]
+        ids, tokenizer = range(model.manifest.dimensions.vocab_size), model._parts.tokenizer
+        may_change = "".join(str(int(tokenizer.may_change(token))) for token in ids)
+    (folder / "may_change.txt").write_text(may_change, encoding="utf-8")
     order = sorted(range(len(texts)), key=lambda i: -n_pieces[i])
     for rank, i in enumerate(order):
         (folder / f"{rank}.text").write_bytes(texts[i].encode())

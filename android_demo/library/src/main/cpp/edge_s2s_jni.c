@@ -162,7 +162,7 @@ static jbyteArray isa(JNIEnv *env, jclass self, jlong handle) {
     return array;
 }
 
-/* max_source_len, max_target_len, the bundle's num_beams and max_new_tokens, vocab_size. */
+/* max_source_len, max_target_len, the bundle's num_beams and max_new_tokens. */
 static jintArray limits(JNIEnv *env, jclass self, jlong handle) {
     (void)self;
     es2s_model_dims dims = {.struct_size = sizeof dims};
@@ -170,7 +170,7 @@ static jintArray limits(JNIEnv *env, jclass self, jlong handle) {
     if (!ok(env, es2s_model_get_dims(model_of(handle), &dims))) return NULL;
     es2s_generate_params_init(model_of(handle), &params);
     const int32_t found[] = {dims.max_source_len, dims.max_target_len, params.num_beams,
-                             params.max_new_tokens, dims.vocab_size};
+                             params.max_new_tokens};
     return new_ints(env, found, sizeof found / sizeof *found);
 }
 

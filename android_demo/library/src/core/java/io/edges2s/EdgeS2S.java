@@ -37,7 +37,7 @@ public final class EdgeS2S implements AutoCloseable {
         maxTargetTokens = limits[1];
         numBeams = limits[2];
         maxNewTokens = limits[3];
-        detokenizer = new Detokenizer(model, limits[4]);
+        detokenizer = new Detokenizer(model, maxSourceTokens);
     }
 
     /** Opens a bundle, a folder or an {@code .es2s}, for one thread; its files are mapped, not read into memory. */

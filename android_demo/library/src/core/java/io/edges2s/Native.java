@@ -24,7 +24,7 @@ final class Native {
 
     static native byte[] isa(long model);
 
-    /** max_source_len, max_target_len, num_beams, max_new_tokens, vocab_size. */
+    /** max_source_len, max_target_len, num_beams, max_new_tokens. */
     static native int[] limits(long model);
 
     static native int[] tokenize(long model, byte[] utf8, int capacity, int[] nOut);
