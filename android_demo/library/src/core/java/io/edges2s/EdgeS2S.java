@@ -53,7 +53,7 @@ public final class EdgeS2S implements AutoCloseable {
      */
     public static EdgeS2S open(File bundle, int numThreads) {
         byte[] path = bundle.getPath().getBytes(StandardCharsets.UTF_8);
-        return new EdgeS2S(Native.loadPath(path, checkThreads(numThreads)));
+        return own(Native.loadPath(path, checkThreads(numThreads)));
     }
 
     /**
@@ -61,7 +61,21 @@ public final class EdgeS2S implements AutoCloseable {
      * closed afterwards.
      */
     public static EdgeS2S open(int fd, long offset, long length, int numThreads) {
-        return new EdgeS2S(Native.loadFd(fd, offset, length, checkThreads(numThreads)));
+        return own(Native.loadFd(fd, offset, length, checkThreads(numThreads)));
+    }
+
+    /** Java's part of a model, which has none if there is no memory for it. */
+    private static EdgeS2S own(long model) {
+        boolean isOwned = false;
+        try {
+            EdgeS2S owner = new EdgeS2S(model);
+            isOwned = true;
+            return owner;
+        } finally {
+            if (!isOwned) {
+                Native.freeModel(model);
+            }
+        }
     }
 
     /** Whether the library of the core is there for this device's ABI. */
@@ -116,8 +130,11 @@ public final class EdgeS2S implements AutoCloseable {
                 return;
             }
             closed = true;
-            cancel();
-            freeIfUnused();
+            try {
+                cancel();
+            } finally {
+                freeIfUnused();
+            }
         }
     }
 

@@ -313,6 +313,46 @@ public class EdgeS2STest {
     }
 
     @Test
+    public void aModelForWhichJavaHasNoRoomIsNotKept() throws IOException {
+        try (FileInputStream in = new FileInputStream(TestFiles.BUNDLE)) {
+            int fd = TestFiles.descriptorOf(TestFiles.BUNDLE);
+            long size = in.getChannel().size();
+            int failures = 0;
+            EdgeS2S model = null;
+            Object[] heap = filled(new Object[2]);
+            for (int n = 0; model == null; n++) {
+                for (int i = 0; i < n; i++) {
+                    heap = (Object[]) heap[0];
+                }
+                try {
+                    model = EdgeS2S.open(fd, 0, size, 1); // with a little more room each time
+                } catch (OutOfMemoryError e) {
+                    failures++;
+                    heap = filled(heap);
+                }
+            }
+            heap = null;
+            model.close();
+            assertTrue("there was room", failures > 0);
+        }
+        assertFalse(TestFiles.isMapped(TestFiles.BUNDLE));
+    }
+
+    /** A chain of objects that leaves no room for another one; the first of each is the one before. */
+    private static Object[] filled(Object[] heap) {
+        for (int size = 1 << 20; size > 0; size /= 2) {
+            try {
+                while (true) {
+                    heap = new Object[] {heap, size == 1 ? null : new byte[size]};
+                }
+            } catch (OutOfMemoryError e) {
+                // smaller ones may fit
+            }
+        }
+        return heap;
+    }
+
+    @Test
     public void aThousandModelsLeaveNothingBehind() throws IOException {
         int rounds = Integer.getInteger("edge_s2s.rounds", 1000);
         int numThreads = Integer.getInteger("edge_s2s.threads", 2);

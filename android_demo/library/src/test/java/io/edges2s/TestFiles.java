@@ -61,6 +61,16 @@ final class TestFiles {
         return new File("/proc/self/fd").list().length;
     }
 
+    /** Whether this process has pages of a file. */
+    static boolean isMapped(File file) throws IOException {
+        for (String line : Files.readAllLines(new File("/proc/self/maps").toPath())) {
+            if (line.endsWith(file.getCanonicalPath())) {
+                return true;
+            }
+        }
+        return false;
+    }
+
     /** Resident memory of this process. */
     static long residentKib() throws IOException {
         for (String line : Files.readAllLines(new File("/proc/self/status").toPath())) {

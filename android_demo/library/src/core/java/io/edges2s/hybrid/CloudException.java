@@ -3,7 +3,7 @@ package io.edges2s.hybrid;
 /**
  * The cloud was not asked, or did not answer as it must; {@link #reason} says in one word why: {@code mode}, {@code
  * privacy}, {@code connect}, {@code timeout}, {@code status}, {@code invalid_response}, {@code too_large}, as in Python, and
- * {@code cancelled}, which is Java's alone.
+ * two that are Java's alone: {@code cancelled}, and {@code exception} if what the app brings has thrown the cause.
  */
 public final class CloudException extends Exception {
     private static final long serialVersionUID = 1L;
@@ -11,7 +11,11 @@ public final class CloudException extends Exception {
     public final String reason;
 
     public CloudException(String reason, String message) {
-        super(message);
+        this(reason, message, null);
+    }
+
+    public CloudException(String reason, String message, Throwable cause) {
+        super(message, cause);
         this.reason = reason;
     }
 }

@@ -83,7 +83,12 @@ public final class HybridSummarizer {
     private Summary ask(String text, List<String> reasons, Cancellation cancellation, SummaryListener listener)
             throws CloudException {
         long start = System.nanoTime();
-        String answer = answer(text, cancellation);
+        String answer;
+        try {
+            answer = answer(text, cancellation);
+        } catch (RuntimeException e) { // of the app's cloud, consent or redactor: it must not cost the local answer
+            throw new CloudException("exception", e.toString(), e);
+        }
         if (listener != null) {
             listener.onReplace(answer);
         }
@@ -119,6 +124,10 @@ public final class HybridSummarizer {
         if (cancellation.isCancelled()) {
             throw new CloudException("cancelled", "the call was cancelled before its text was sent");
         }
-        return cloud.summarize(text);
+        String answer = cloud.summarize(text);
+        if (answer == null) {
+            throw new CloudException("invalid_response", "the answer is null");
+        }
+        return answer;
     }
 }

@@ -129,6 +129,35 @@ public class HybridSummarizerTest {
     }
 
     @Test
+    public void whatAnAppsCloudThrowsDoesNotCostTheDraft() throws CloudException {
+        RuntimeException mistake = new IllegalStateException("the client is closed");
+        Cloud broken =
+                text -> {
+                    throw mistake;
+                };
+        for (Cloud cloud : new Cloud[] {broken, text -> null}) {
+            for (Mode mode : new Mode[] {Mode.PREFER_ON_DEVICE, Mode.PREFER_IN_CLOUD}) {
+                shown.clear();
+                Summary summary =
+                        new HybridSummarizer(model, cloud, new Policy(mode, Privacy.ALLOW), null, null)
+                                .summarize(TEXT, CUT, new Cancellation(), listener);
+                assertEquals(Summary.DEVICE, summary.origin);
+                assertEquals(summary.text, String.join("", shown));
+                String reason = cloud == broken ? "cloud_exception" : "cloud_invalid_response";
+                assertTrue(summary.reasons.toString(), summary.reasons.contains(reason));
+            }
+        }
+        Policy only = new Policy(Mode.ONLY_IN_CLOUD, Privacy.ALLOW);
+        CloudException e =
+                assertThrows(
+                        CloudException.class,
+                        () ->
+                                new HybridSummarizer(model, broken, only, null, null)
+                                        .summarize(TEXT, CUT, new Cancellation(), null));
+        assertEquals(mistake, e.getCause());
+    }
+
+    @Test
     public void aTextThatIsTooLongIsOneForTheCloud() throws CloudException {
         String text = String.join(" ", Collections.nCopies(20_000, "word"));
         Summary summary = summarize(Mode.PREFER_ON_DEVICE, Privacy.ALLOW, text);
