@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 
 import edge_s2s
 from c_builds import EMULATED, ROOT, build, find_tool, run
@@ -20,13 +21,14 @@ from edge_s2s.stored_zip import write_zip
 from edge_s2s_export.convert import convert
 from edge_s2s_export.probe_texts import probe_texts
 from test_cpu_parity import HOST
-from test_default_bundle import CHECKPOINT
+from test_default_bundle import CHECKPOINT, DATA, read_documents
 
 MAX_LIBRARY_SIZE = 500_000  # bytes, stripped
 REPORT = ROOT / "reports" / "native_program.json"
 NATIVE_FILES = ("decoder.weights", "encoder.weights", "tokenizer.table")
 CPUS = [(HOST, supported_isas()[0]), (HOST, supported_isas()[-1])]
 CPUS += [(cpu, emulated.isa) for cpu, emulated in EMULATED.items()]
+ROUGES = ["rouge1", "rouge2", "rougeL"]
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +195,36 @@ def test_two_hundred_documents_have_the_same_tokens_and_bits_on(cpu: str, isa: s
     documents = [f"#Person1#: {text}\n#Person2#: Number {i}." for i, text in enumerate(probe_texts(200))]
     expected = python_summaries(default_bundle, documents)
     assert summarize(cpu, isa, default_bundle, documents) == expected
+    digest = zlib.crc32(json.dumps(expected).encode())
+    found = {"documents": len(documents), "different": 0, "crc_of_answers": digest}
+    write_report(f"{cpu}, {isa}", found)
+
+
+def write_report(name: str, found: dict[str, object]) -> None:
+    """Adds to what the file has of other CPUs."""
     REPORT.parent.mkdir(exist_ok=True)
     report = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    digest = zlib.crc32(json.dumps(expected).encode())
-    report[f"{cpu}, {isa}"] = {"documents": len(documents), "different": 0, "crc_of_answers": digest}
+    report[name] = found
     REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def rouge(answers: list[Answer], targets: list[str]) -> dict[str, float]:
+    """Mean F1 x 100."""
+    scorer = RougeScorer(ROUGES, use_stemmer=True)
+    scores = [scorer.score(target, answer.text) for answer, target in zip(answers, targets, strict=True)]
+    return {kind: 100 * float(np.mean([score[kind].fmeasure for score in scores])) for kind in ROUGES}
+
+
+@pytest.mark.release
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(not DATA.exists(), reason="DialogSum is not there (EDGE_S2S_DATA)")
+@pytest.mark.parametrize(("cpu", "isa"), CPUS[1:])
+def test_fifty_dialogues_have_the_rouge_of_this_machine_on(cpu: str, isa: str, default_bundle: Path):
+    rows = read_documents()[:50]
+    sources, targets = ([row[name] for row in rows] for name in ("source", "target"))
+    expected = rouge(python_summaries(default_bundle, sources), targets)
+    assert expected["rouge1"] > 30  # these are summaries
+    found = rouge(summarize(cpu, isa, default_bundle, sources), targets)
+    assert found == expected
+    rounded = {kind: round(value, 2) for kind, value in found.items()}
+    write_report(f"{cpu}, {isa}: ROUGE", {"documents": len(rows), **rounded})
