@@ -26,7 +26,8 @@ from rouge_score.rouge_scorer import RougeScorer
 import edge_s2s
 from bench.answers import identity, kept_lines
 from bench.results_file import machine
-from edge_s2s.providers import PROVIDERS, find_device
+from edge_s2s.devices import find_device
+from edge_s2s.providers import PROVIDERS
 from edge_s2s_export.factory.datasets import Row, read_rows
 
 ROUGES = ("rouge1", "rouge2", "rougeL")

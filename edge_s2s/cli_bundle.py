@@ -14,7 +14,7 @@ from edge_s2s.loading import default_bundle_path, load
 from edge_s2s.manifest import Manifest
 from edge_s2s.model import Seq2SeqModel
 from edge_s2s.onnx_graph import check_onnx
-from edge_s2s.providers import PROVIDERS, find_device
+from edge_s2s.providers import PROVIDERS
 
 
 def bundle_path(name: str) -> Path:
@@ -38,6 +38,8 @@ def info(arguments: argparse.Namespace) -> int:
 
 
 def _info_providers(as_json: bool) -> int:
+    from edge_s2s.devices import find_device  # imports ONNX Runtime
+
     found = {}
     for name, provider in PROVIDERS.items():
         try:

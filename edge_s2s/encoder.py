@@ -22,15 +22,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# ONNX Runtime's own builds count events in ~/.cache and send them away; the variable is read at import.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime as ort
-
 from edge_s2s.bundle import Bundle
 from edge_s2s.errors import BundleError, ProviderError
 from edge_s2s.onnx_graph import check_onnx
+from edge_s2s.onnx_runtime import ort
 
-ort.disable_telemetry_events()  # where somebody imported it before
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 CPU = "CPUExecutionProvider"
@@ -75,6 +71,8 @@ class Encoder:
         if [*self.providers[: len(requested)]] != requested:
             raise ProviderError(f"asked for {', '.join(requested)}; got {', '.join(self.providers)}")
         dims = self._dims = bundle.manifest.dimensions
+        self.max_source_len = dims.max_source_len
+        """Tokens of the longest source"""
         self._file = file
         inputs: Shapes = {"inputs_embeds": ["batch", "sequence", dims.d_model]}
         outputs: Shapes = {

@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from edge_s2s.confidence import DRAW, DRAW_SEED, Calibration
 from edge_s2s.constrained import Constraint, ConstraintProcessor, results_of
@@ -17,17 +18,29 @@ from edge_s2s.decoder import (
     DecoderModel,
     DecoderSession,
     FinishReason,
+    Floats,
     Hypothesis,
     LogitsProcessor,
 )
 from edge_s2s.drift import Monitor
-from edge_s2s.encoder import Encoder
 from edge_s2s.generation import Generation, GenerationStats
 from edge_s2s.manifest import GenerationDefaults
-from edge_s2s.static_encoder import StaticEncoder
 from edge_s2s.tokenizer import Tokenizer
 
 _SEED_BITS = 53  # of a seed made up here, which JSON readers that know doubles alone can hold
+
+
+class SourceEncoder(Protocol):
+    """What ONNX Runtime runs: `encoder.Encoder` or `static_encoder.StaticEncoder`."""
+
+    max_source_len: int
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """ONNX Runtime's execution providers."""
+
+    def cross_kv(self, inputs_embeds: Floats, /) -> Floats:
+        """float32 [source_len, d_model] to [n_layers, 2, n_heads, source_len, d_head]."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Parts:
 
     tokenizer: Tokenizer
     target_tokenizer: Tokenizer
-    encoder: Encoder | StaticEncoder | None
+    encoder: SourceEncoder | None
     """None: the decoder's model has one of its own"""
     decoder: DecoderModel
     fallback: str = ""
@@ -68,9 +81,7 @@ class Parts:
     @property
     def max_source_len(self) -> int:
         """Tokens that a source may have."""
-        if isinstance(self.encoder, StaticEncoder):
-            return self.encoder.max_source_len
-        return self.decoder.dims.max_source_len
+        return self.decoder.dims.max_source_len if self.encoder is None else self.encoder.max_source_len
 
     @property
     def providers(self) -> tuple[str, ...]:

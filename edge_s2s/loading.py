@@ -1,4 +1,7 @@
-"""Open a bundle: its files, its tokenizers, its decoder, and what runs its encoder where."""
+"""Open a bundle: its files, its tokenizers, its decoder, and what runs its encoder where.
+
+What runs on ONNX Runtime is imported when a bundle asks for it, because the import costs as much as a model.
+"""
 
 import operator
 import os
@@ -8,15 +11,13 @@ from typing import Literal, NamedTuple
 
 from edge_s2s.bundle import Bundle, open_bundle
 from edge_s2s.decoder import DecoderModel, available_memory
-from edge_s2s.encoder import Encoder
 from edge_s2s.errors import BundleError, ProviderError
-from edge_s2s.job import Parts
+from edge_s2s.job import Parts, SourceEncoder
 from edge_s2s.manifest import Encoder as EncoderFile
 from edge_s2s.manifest import EncoderKind
 from edge_s2s.memory import check_memory
 from edge_s2s.model import Seq2SeqModel
 from edge_s2s.providers import ProviderRequest, accelerator
-from edge_s2s.static_encoder import StaticEncoder
 from edge_s2s.threads import MAX_THREADS, default_num_threads
 from edge_s2s.tokenizer import open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
@@ -88,7 +89,7 @@ def load(
 class _Encoder(NamedTuple):
     """What encodes: ONNX Runtime's encoder, or the file of the native one."""
 
-    encoder: Encoder | StaticEncoder | None
+    encoder: SourceEncoder | None
     native: memoryview | None
     fallback: str
 
@@ -109,6 +110,8 @@ def _open_encoder(
     if asked is not None:
         if kind is not None:
             raise ValueError("encoder: expected none with an accelerator, which runs static ones")
+        from edge_s2s.static_encoder import StaticEncoder
+
         try:
             static = StaticEncoder(bundle, *asked, num_threads=num_threads, contexts=contexts)
             return _Encoder(static, None, reason)
@@ -122,6 +125,8 @@ def _open_encoder(
         if names:
             raise ValueError("providers: expected none with the native encoder, which is not ONNX Runtime's")
         return _Encoder(None, bundle.read(chosen.file), reason)
+    from edge_s2s.encoder import Encoder
+
     return _Encoder(Encoder(bundle, num_threads=num_threads, providers=names), None, reason)
 
 

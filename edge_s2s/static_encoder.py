@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 
 from edge_s2s.bundle import Bundle
 from edge_s2s.context_cache import FOLDER_SUFFIX, context_key, read_context, remove_context, write_context
+from edge_s2s.devices import Device, find_device
 from edge_s2s.encoder import SILENT, Floats, Shapes, check_nodes, keep_over_fork
 from edge_s2s.errors import BundleError, ProviderError
 from edge_s2s.manifest import Dimensions
 from edge_s2s.onnx_graph import check_onnx
-from edge_s2s.providers import Device, Provider, find_device
+from edge_s2s.onnx_runtime import ort
+from edge_s2s.providers import Provider
 
 MAX_NAMED_NODES = 3  # of those that a provider refuses
 

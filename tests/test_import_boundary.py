@@ -43,11 +43,14 @@ ALLOWED = {
     "text_windows": set(),
     "tokenizer": {"charsmap", "errors", "manifest", "strict_json", "text_windows", "weights"},
     "onnx_graph": {"errors"},
-    "encoder": {"bundle", "errors", "onnx_graph"},
-    "providers": {"errors"},
+    "onnx_runtime": set(),
+    "encoder": {"bundle", "errors", "onnx_graph", "onnx_runtime"},
+    "providers": set(),
+    "devices": {"errors", "onnx_runtime", "providers"},
     "context_cache": set(),
     "static_encoder": {
-        "bundle", "context_cache", "encoder", "errors", "manifest", "onnx_graph", "providers",
+        "bundle", "context_cache", "devices", "encoder", "errors", "manifest", "onnx_graph", "onnx_runtime",
+        "providers",
     },
     "decoder": {"_core", "errors", "manifest", "weights"},
     "worker": {"decoder"},
@@ -56,8 +59,7 @@ ALLOWED = {
     "confidence": {"documents", "errors", "faithfulness", "generation", "manifest", "strict_json"},
     "drift": {"errors", "manifest", "strict_json"},
     "job": {
-        "confidence", "constrained", "decoder", "drift", "encoder", "generation", "manifest",
-        "static_encoder", "tokenizer",
+        "confidence", "constrained", "decoder", "drift", "generation", "manifest", "tokenizer",
     },
     "repair": {
         "decoder", "documents", "faithfulness", "generation", "job", "manifest", "strict_json",
@@ -79,7 +81,8 @@ ALLOWED = {
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli_bundle": {
-        "bundle", "errors", "generation", "loading", "manifest", "model", "onnx_graph", "providers",
+        "bundle", "devices", "errors", "generation", "loading", "manifest", "model", "onnx_graph",
+        "providers",
     },
     "cli_cloud": {"cli_bundle", "hybrid", "loading", "model", "threads"},
     "cli": {

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,21 @@ def test_a_bundle_holds_one_encoder_and_says_which(bundles: dict[str, Path]):
             assert ("encoder.onnx" in bundle.manifest.files) == (kind == "onnx")
         with pytest.raises(BundleError, match=f"an encoder of kind \"{other}\", found '{kind}'"):
             edge_s2s.load(bundles[kind], encoder=other)
+
+
+def test_onnx_runtime_is_imported_for_the_first_bundle_that_needs_it(bundles: dict[str, Path]):
+    code = """
+import sys, edge_s2s, edge_s2s.cli
+for bundle in sys.argv[1:]:
+    with edge_s2s.load(bundle) as model:
+        model.generate(["one two"])
+    print("onnxruntime" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(bundles["native"]), str(bundles["onnx"])]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [
+        "False",
+        "True",
+    ]
 
 
 def test_execution_providers_are_not_for_the_native_encoder(bundles: dict[str, Path]):

@@ -10,7 +10,8 @@ import pytest
 
 from accelerators import skip_without_hardware
 from edge_s2s import ProviderError
-from edge_s2s.providers import PROVIDERS, accelerator, find_device
+from edge_s2s.devices import find_device
+from edge_s2s.providers import PROVIDERS, accelerator
 
 PLUGINS = [provider for provider in PROVIDERS.values() if provider.plugin]
 BUILT_IN = [provider for provider in PROVIDERS.values() if not provider.plugin]
@@ -44,7 +45,7 @@ def test_what_cannot_be_meant_is_a_value_error(providers, message: str):
 @pytest.mark.parametrize("provider", PLUGINS, ids=lambda provider: provider.name)
 def test_a_plugin_that_is_not_installed_is_an_error_with_the_pip_command(provider, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    monkeypatch.setattr("edge_s2s.providers._registered", {})
+    monkeypatch.setattr("edge_s2s.devices._registered", {})
     with pytest.raises(ProviderError, match=rf"pip install 'edge_s2s\[{provider.name}\]'"):
         find_device(provider, {})
 

@@ -21,9 +21,10 @@ from accelerators import skip_without_hardware
 from edge_s2s import BundleError, GenerationOptions, InputTooLongError, ProviderError, Seq2SeqModel
 from edge_s2s.bundle import open_bundle, write_bundle
 from edge_s2s.context_cache import FOLDER_SUFFIX
+from edge_s2s.devices import find_device
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.manifest import Dimensions, Encoder
-from edge_s2s.providers import PROVIDERS, find_device
+from edge_s2s.providers import PROVIDERS
 from edge_s2s.static_encoder import _open, output_names, padded, unpadded
 from edge_s2s_export import families
 from edge_s2s_export.probe_texts import probe_texts
