@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_s2s.bundle import Bundle, open_bundle
+from edge_s2s.decoder import DecoderModel
 from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.loading import default_bundle_path, load
-from edge_s2s.manifest import Manifest
+from edge_s2s.manifest import TOKENIZER, Manifest
 from edge_s2s.model import Seq2SeqModel
 from edge_s2s.onnx_graph import check_onnx
 from edge_s2s.providers import PROVIDERS
+from edge_s2s.weights import FILE as WEIGHTS
+
+TABLE = "tokenizer.table"  # tokenizer.json, compiled for the C core, which alone reads it
 
 
 def bundle_path(name: str) -> Path:
@@ -132,6 +136,8 @@ def _checks(path: Path, num_threads: int | None) -> Iterator[_Check]:
             return
         yield _Check("model", True, "tokenizer, encoder and decoder load and fit together")
         with model:
+            if TABLE in bundle.manifest.files:
+                yield _table_check(bundle, model)
             yield from _golden_checks(bundle, model)
 
 
@@ -142,6 +148,23 @@ def _check_static_encoders(bundle: Bundle) -> int:
     for file in files:
         check_onnx(bundle.read(file), file)
     return len(files)
+
+
+def _table_check(bundle: Bundle, model: Seq2SeqModel) -> _Check:
+    """The C core's tokenizer must read and write the golden texts as the exporter saw tokenizer.json do."""
+    try:
+        core = DecoderModel(bundle.read(WEIGHTS), tokenizer=bundle.read(TABLE))
+    except EdgeS2SError as error:
+        return _Check(TABLE, False, str(error))
+    cases = bundle.golden()
+    for i, case in enumerate(cases):
+        if (found := tuple(core.tokenize(case.text))) != case.input_ids:
+            expected = f"expected input ids {list(case.input_ids)} for golden {i}"
+            return _Check(TABLE, False, f"{expected}, found {list(found)}")
+        for ids in (case.input_ids, case.token_ids):
+            if (text := core.detokenize(ids)) != (written := model.decode(ids)):
+                return _Check(TABLE, False, f"expected {written!r} for tokens of golden {i}, found {text!r}")
+    return _Check(TABLE, True, f"the same ids and texts as {TOKENIZER} for {len(cases)} golden texts")
 
 
 def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:

@@ -81,8 +81,8 @@ ALLOWED = {
     },
     "jsonl": {"constrained", "generation", "model"},
     "cli_bundle": {
-        "bundle", "devices", "errors", "generation", "loading", "manifest", "model", "onnx_graph",
-        "providers",
+        "bundle", "decoder", "devices", "errors", "generation", "loading", "manifest", "model",
+        "onnx_graph", "providers", "weights",
     },
     "cli_cloud": {"cli_bundle", "hybrid", "loading", "model", "threads"},
     "cli": {

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from edge_s2s.bundle import open_bundle, write_bundle
 from edge_s2s.decoder import supported_isas
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.stored_zip import write_zip
+from edge_s2s.weights import read_table, write_table
 from edge_s2s_export.convert import convert
 from edge_s2s_export.probe_texts import probe_texts
 from test_cpu_parity import HOST
@@ -134,6 +136,27 @@ def test_the_example_program_summarizes_a_file(bundle: Path, tmp_path: Path):
         assert message in result.stderr
     result = subprocess.run([program, bundle], input=b"\xff", capture_output=True)
     assert b"expected UTF-8" in result.stderr
+
+
+def test_verify_compares_the_tokenizer_of_the_core_with_the_golden_texts(bundle: Path, tmp_path: Path):
+    with open_bundle(bundle) as opened:
+        manifest, files = opened.manifest, {name: bytes(opened.read(name)) for name in opened.manifest.files}
+    _, keys, tensors = read_table(files["tokenizer.table"], "tokenizer.table")
+    tail = np.array([[2, 0, 0, 0]], np.int8)  # another token behind every text
+    files["tokenizer.table"] = write_table(keys, {**tensors, "tail": tail})
+    write_bundle(tmp_path / "tail.es2s", manifest, files)
+    files["tokenizer.table"] = files["decoder.weights"]
+    write_bundle(tmp_path / "none.es2s", manifest, files)
+    for path, status, line in (
+        (bundle, 0, r"✓ tokenizer.table: the same ids and texts as tokenizer.json for \d+ golden texts"),
+        (tmp_path / "tail.es2s", 1, r"✗ tokenizer.table: expected input ids \[.*\] for golden 0, .* 2\]"),
+        (tmp_path / "none.es2s", 1, r'✗ tokenizer.table: .*found tokenizer.table: key "n_tokens": .*'),
+    ):
+        command = [sys.executable, "-m", "edge_s2s", "verify", path]
+        result = subprocess.run(command, capture_output=True, encoding="utf-8")
+        found = [line for line in result.stdout.splitlines() if "tokenizer.table" in line]
+        assert (result.returncode, len(found)) == (status, 1), result.stdout + result.stderr
+        assert re.fullmatch(line, found[0])
 
 
 @cache
