@@ -23,6 +23,7 @@ from edge_s2s.manifest import (
     Encoder,
     EncoderKind,
     Features,
+    GenerationDefaults,
     Licence,
     Manifest,
     Quantization,
@@ -33,6 +34,7 @@ from edge_s2s.weights import Key, TensorSpec, expected_tensors, write_weights
 from . import families, gates, tokenizer_table
 from .candidate import Candidate
 from .errors import ExportError
+from .generation_defaults import SAMPLING
 from .golden import answers, golden_cases, rounded_otherwise
 from .model_card import UNKNOWN_LICENCE, licence_text, model_card
 from .model_spec import ModelSpec
@@ -122,6 +124,8 @@ def convert(
         language_tokens=language_tokens(tokenizer),
     )
     manifest.check()  # a wrong name or version, before the minutes that the rest takes
+    if encoder == "native":
+        check_defaults(manifest, spec.keys)
     with step("export the encoder"):
         files = {
             ENCODER_FILES[encoder]: _encoder_file(spec, encoder, "float32"),
@@ -216,6 +220,24 @@ def _check_texts(candidate: Candidate, texts: Sequence[str]) -> None:
     for text in texts:
         if (n_tokens := len(candidate.tokenizer.encode(text))) > limit:
             raise ExportError(f"texts: expected at most {limit} tokens each, found {n_tokens}: {text[:60]!r}")
+
+
+def check_defaults(manifest: Manifest, keys: Mapping[str, Key]) -> None:
+    """The C core alone must answer as the package does: its defaults are keys, it reads no manifest.
+
+    Raises `ExportError` for a default that the keys of decoder.weights do not say.
+    """
+    ours, languages = manifest.generation, manifest.language_tokens
+    core = GenerationDefaults.from_keys(keys)
+    names = {field.name for field in dataclasses.fields(ours)} - (set() if ours.do_sample else SAMPLING)
+    others = sorted(name for name in names if getattr(ours, name) != getattr(core, name))
+    if languages.target_is_first_token and languages.target and core.forced_bos_token_id is None:
+        others.append("a target language")
+    if others:
+        raise ExportError(
+            f"generation_config.json: the C core has no default for {', '.join(others)}; remove it, and set "
+            "it in every call, or convert with --encoder onnx"
+        )
 
 
 def _encoder_file(spec: ModelSpec, kind: EncoderKind, dtype: Dtype) -> bytes:

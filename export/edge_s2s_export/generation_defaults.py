@@ -28,7 +28,8 @@ _OPTIONAL = (  # in a manifest only where they are not off
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "num_beam_groups",
     "diversity_penalty", "renormalize_logits", "prompt_lookup_num_tokens",
 )  # fmt: skip
-_SAMPLING = {"epsilon_cutoff", "eta_cutoff"}
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}  # of no effect without do_sample
+_CUTOFFS = {"epsilon_cutoff", "eta_cutoff"}
 
 
 def generation_defaults(config: GenerationConfig, *, max_target_len: int) -> GenerationDefaults:
@@ -37,7 +38,7 @@ def generation_defaults(config: GenerationConfig, *, max_target_len: int) -> Gen
     Raises `ExportError` for a setting that would change the output and that a bundle cannot express.
     """
     changed = config.to_diff_dict()
-    ignored = _NO_EFFECT if config.do_sample else _NO_EFFECT | _SAMPLING
+    ignored = _NO_EFFECT if config.do_sample else _NO_EFFECT | _CUTOFFS
     if unknown := sorted(set(changed) - _SHARED - set(_OPTIONAL) - ignored):
         found = ", ".join(f"{name}={changed[name]!r}" for name in unknown)
         known = ", ".join(sorted(_SHARED | set(_OPTIONAL)))

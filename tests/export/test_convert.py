@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,15 +14,18 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import edge_s2s
 from edge_s2s import BundleError
+from edge_s2s._core import ffi, lib
 from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
+from edge_s2s.manifest import GenerationDefaults, Languages
 from edge_s2s_export import families
 from edge_s2s_export.candidate import Candidate
-from edge_s2s_export.convert import convert
+from edge_s2s_export.convert import check_defaults, convert
 from edge_s2s_export.errors import ExportError, GateError
 from edge_s2s_export.golden import MIN_CASES, MIN_MARGIN, N_ROUNDINGS
 from edge_s2s_export.probe_texts import probe_texts
 from edge_s2s_export.reference_decoder import ReferenceDecoder
+from tiny_bundle import tiny_keys, tiny_manifest
 from tiny_folders import make_tiny_folder
 from tiny_models import KINDS
 
@@ -39,6 +43,53 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "tiny.es2s"
     convert(folder, out, prefix=PREFIX, licence="CC-BY-4.0", data=["our own words"], languages=["en", "fr"])
     return out
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"suppress_tokens": [3], "num_beams": 2}, "suppress_tokens"),
+        ({"bad_words_ids": [[4, 5]], "do_sample": True, "top_p": 0.9}, "bad_words_ids, do_sample, top_p"),
+        ({"num_beams": 2, "no_repeat_ngram_size": 3, "forced_eos_token_id": 1}, ""),
+    ],
+)
+def test_a_native_bundle_has_no_default_that_the_core_alone_would_not_follow(
+    folder: Path, tmp_path: Path, settings: dict[str, object], refused: str
+):
+    changed = shutil.copytree(folder, tmp_path / "hf")
+    path = changed / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    out = tmp_path / "out.es2s"
+    if refused:
+        with pytest.raises(ExportError, match=f"no default for {refused}; remove it"):
+            convert(changed, out, encoder="native")
+        assert not out.exists()
+        return
+    convert(changed, out, encoder="native", texts=probe_texts(60))
+    text = probe_texts(1)[0]
+    with edge_s2s.load(out) as model:
+        [[expected]] = model.generate([text])
+    assert summarize_in_c(out, text) == expected.text
+
+
+def test_a_native_bundle_has_no_default_target_language():
+    keys = tiny_keys()
+    languages = Languages(ids={"de": 3}, target_is_first_token=True, target="de")
+    manifest = dataclasses.replace(
+        tiny_manifest(keys), generation=GenerationDefaults.from_keys(keys), language_tokens=languages
+    )
+    with pytest.raises(ExportError, match="has no default for a target language"):
+        check_defaults(manifest, keys)
+    check_defaults(dataclasses.replace(manifest, language_tokens=Languages(ids={"de": 3})), keys)
+
+
+def summarize_in_c(bundle: Path, text: str) -> str:
+    model, n = ffi.new("es2s_model **"), ffi.new("size_t *")
+    data, summary = text.encode(), ffi.new("char[]", 1 << 16)
+    assert lib.es2s_model_load(os.fsencode(bundle), ffi.NULL, model) == lib.ES2S_OK
+    assert lib.es2s_summarize(model[0], data, len(data), ffi.NULL, summary, len(summary), n) == lib.ES2S_OK
+    lib.es2s_model_free(model[0])
+    return bytes(ffi.buffer(summary, n[0])).decode()
 
 
 def test_the_bundle_says_what_it_was_asked_to_say(bundle: Path):
