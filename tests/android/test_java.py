@@ -70,7 +70,13 @@ def broken_bundles(bundle: bytes, files: Mapping[str, bytes]) -> dict[str, tuple
         "one_byte_more": (bundle + b"\0", BAD),
         "header_alone": (bundle[:30], BAD),
         "garbage": (bytes(range(256)) * 8, BAD),
-        "flipped_in_place": (flipped(bundle, bundle.index(files[WEIGHTS]) + len(files[WEIGHTS]) // 2), BAD),
+        **{
+            f"flipped_{name.partition('.')[0]}_in_place": (
+                flipped(bundle, bundle.index(files[name]) + len(files[name]) // 2),
+                BAD,
+            )
+            for name in (WEIGHTS, ENCODER, TOKENIZER)
+        },
         "flipped_magic": (sealed({**files, WEIGHTS: flipped(files[WEIGHTS], 0)}), BAD),
         "short_weights": (sealed({**files, WEIGHTS: files[WEIGHTS][:-64]}), BAD),
         "empty_encoder": (sealed({**files, ENCODER: b""}), BAD),
