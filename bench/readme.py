@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT
+from bench import ROOT, first_token
 from bench.peers import NAMES
 from bench.plan import Unit
 from bench.report import newest_results, table, versions
@@ -53,7 +53,7 @@ def _section(results: Mapping[str, Any]) -> list[str]:
 
 def _peers(units: Mapping[str, Any]) -> list[list[str]]:
     rows = []
-    for name in NAMES:
+    for name in (*NAMES, first_token.LABEL):
         figures = [
             units.get(unit.name, {}).get("peers", {}).get(name, {}).get("figures", {}).get(figure)
             for _, unit, figure in _COLUMNS

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench import first_token
 from bench.peers import OURS
 from bench.plan import BUSY_LABEL, Unit
 from bench.shapes import DEFAULT, MODELS
@@ -145,9 +146,10 @@ def _costs(units: Units) -> Iterator[Target]:
             ("first_token_s", "process start to first token", 0.5),
             ("peak_over_import_mb", "peak memory above interpreter and import", 0.8),
         ):
-            yield _lower(units, f"{model}: {words}, against CTranslate2", limit,
-                         _figure(units, cold, OURS, name), _figure(units, cold, "ctranslate2", name),
-                         cold)  # fmt: skip
+            for ours, program in ((OURS, ""), (first_token.LABEL, ", C program")):
+                yield _lower(units, f"{model}: {words}{program}, against CTranslate2", limit,
+                             _figure(units, cold, ours, name), _figure(units, cold, "ctranslate2", name),
+                             cold)  # fmt: skip
     for model in MODELS:
         two = Unit("greedy", 2, model)
         best = _best(units, two, "ms_per_token")

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench import ROOT, bounds, peers, startup
+from bench import ROOT, bounds, first_token, peers, startup
 from bench.laboratory import Laboratory, Processes
 from bench.noise import LIMIT, Meter
-from bench.peers import OURS
+from bench.peers import BUNDLE, OURS
 from bench.plan import BUSY_LABEL, Unit
 from bench.processes import Entrant, Neighbour, PeerError, Process
 from bench.rounds import Measured, Sample, measure, spread
@@ -239,8 +239,20 @@ def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
         laboratory.fail(f"{unit.name}/{label}", error)
 
     entrants = {entrant.label: entrant for entrant in laboratory.entrants(unit.model, unit.threads)}
+    samplers: dict[str, Callable[[], Sample]] = {
+        label: partial(sample, entrant) for label, entrant in entrants.items()
+    }
+    try:
+        program = first_token.build(laboratory.options.work / "first_token")
+        ours = entrants[OURS].folder
+        samplers[first_token.LABEL] = partial(
+            first_token.sample, program, ours / BUNDLE, unit.threads, source[0]
+        )
+        entrants[first_token.LABEL] = Entrant(first_token.LABEL, OURS, ours, unit.threads)
+    except PeerError as error:
+        laboratory.fail(f"{unit.name}/{first_token.LABEL}", error)
     measured = measure(
-        {label: partial(sample, entrant) for label, entrant in entrants.items()},
+        samplers,
         rounds=laboratory.options.rounds,
         until=laboratory.unit_until,
         on_failure=failed,

@@ -18,6 +18,7 @@ Ids: TypeAlias = list[list[int]]
 Setting: TypeAlias = dict[str, str]
 
 OURS = "edge_s2s"
+BUNDLE = "model.es2s"  # of ours, in its folder
 PACKAGES = {
     OURS: ("edge_s2s",),
     "ctranslate2": ("ctranslate2",),

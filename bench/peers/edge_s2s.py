@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 import edge_s2s
-from bench.peers import MAX_NEW_TOKENS, Ids, Loaded
-
-BUNDLE = "model.es2s"
+from bench.peers import BUNDLE, MAX_NEW_TOKENS, Ids, Loaded
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:
