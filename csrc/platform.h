@@ -15,7 +15,7 @@
 
 /* What the system says this ARM CPU can run, on all its cores; all 0 elsewhere. */
 typedef struct es2s_arm_features {
-    int neon, dotprod, i8mm;
+    int neon, dotprod, i8mm, sha2;
 } es2s_arm_features;
 
 es2s_arm_features es2s_cpu_arm_features(void);

@@ -33,6 +33,7 @@ es2s_arm_features es2s_cpu_arm_features(void) {
         .neon = 1,
         .dotprod = (hwcap >> 20 & 1) != 0, /* HWCAP_ASIMDDP */
         .i8mm = (hwcap2 >> 13 & 1) != 0,   /* HWCAP2_I8MM */
+        .sha2 = (hwcap >> 6 & 1) != 0,     /* HWCAP_SHA2 */
     };
 }
 #elif defined(__linux__) && defined(__arm__)
@@ -51,6 +52,7 @@ es2s_arm_features es2s_cpu_arm_features(void) {
         .neon = 1,
         .dotprod = has_feature("hw.optional.arm.FEAT_DotProd"),
         .i8mm = has_feature("hw.optional.arm.FEAT_I8MM"),
+        .sha2 = has_feature("hw.optional.arm.FEAT_SHA256"),
     };
 }
 #else

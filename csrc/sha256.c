@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const uint32_t K[64] = {
+const uint32_t es2s_sha256_k[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -31,30 +31,57 @@ static void add_block(uint32_t H[8], const uint8_t block[64]) {
     for (int t = 0; t < 64; t++) {
         const uint32_t S1 = rotr(e, 6) ^ rotr(e, 11) ^ rotr(e, 25), ch = (e & f) ^ (~e & g);
         const uint32_t S0 = rotr(a, 2) ^ rotr(a, 13) ^ rotr(a, 22), maj = (a & b) ^ (a & c) ^ (b & c);
-        const uint32_t T1 = h + S1 + ch + K[t] + W[t], T2 = S0 + maj;
+        const uint32_t T1 = h + S1 + ch + es2s_sha256_k[t] + W[t], T2 = S0 + maj;
         h = g, g = f, f = e, e = d + T1;
         d = c, c = b, b = a, a = T1 + T2;
     }
     H[0] += a, H[1] += b, H[2] += c, H[3] += d, H[4] += e, H[5] += f, H[6] += g, H[7] += h;
 }
 
+void es2s_sha256_blocks_portable(uint32_t H[8], const uint8_t *blocks, size_t n) {
+    for (; n > 0; n--, blocks += 64)
+        add_block(H, blocks);
+}
+
+/* What the kernel sets do not need: a CPU with AVX2 may lack it, one without may have it. */
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+es2s_sha256_blocks *es2s_sha256_fastest(void) {
+    enum { CPUID_1_ECX_SSSE3 = 1 << 9, CPUID_1_ECX_SSE4_1 = 1 << 19, CPUID_7_EBX_SHA = 1 << 29 };
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return es2s_sha256_blocks_portable;
+    if (!(ecx & CPUID_1_ECX_SSSE3) || !(ecx & CPUID_1_ECX_SSE4_1)) return es2s_sha256_blocks_portable;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return es2s_sha256_blocks_portable;
+    return ebx & CPUID_7_EBX_SHA ? es2s_sha256_blocks_x86 : es2s_sha256_blocks_portable;
+}
+#elif defined(__aarch64__)
+#include "platform.h"
+
+es2s_sha256_blocks *es2s_sha256_fastest(void) {
+    return es2s_cpu_arm_features().sha2 ? es2s_sha256_blocks_armv8 : es2s_sha256_blocks_portable;
+}
+#else
+es2s_sha256_blocks *es2s_sha256_fastest(void) {
+    return es2s_sha256_blocks_portable;
+}
+#endif
+
 void es2s_sha256(const void *data, size_t size, uint8_t digest[32]) {
     uint32_t H[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    const uint8_t *p = data;
-    size_t left = size;
-    for (; left >= 64; left -= 64, p += 64)
-        add_block(H, p);
+    es2s_sha256_blocks *const add_blocks = es2s_sha256_fastest();
+    const size_t left = size % 64;
+    if (size >= 64) add_blocks(H, data, size / 64);
 
     /* The rest, one bit 1, zeros, the length in bits. */
     uint8_t last[128] = {0};
-    if (left > 0) memcpy(last, p, left);
+    if (left > 0) memcpy(last, (const uint8_t *)data + (size - left), left);
     last[left] = 0x80;
     const size_t n_last = left < 56 ? 64 : 128;
     for (size_t i = 0; i < 8; i++)
         last[n_last - 1 - i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
-    for (size_t i = 0; i < n_last; i += 64)
-        add_block(H, last + i);
+    add_blocks(H, last, n_last / 64);
 
     for (size_t i = 0; i < 32; i++)
         digest[i] = (uint8_t)(H[i / 4] >> (24 - 8 * (i % 4)));

@@ -7,4 +7,18 @@
 
 void es2s_sha256(const void *data, size_t size, uint8_t digest[32]);
 
+/* ---- for the files of SHA-256 and their tests ---- */
+
+extern const uint32_t es2s_sha256_k[64];
+
+/* Hashes n blocks of 64 bytes into the state. */
+typedef void es2s_sha256_blocks(uint32_t H[8], const uint8_t *blocks, size_t n);
+
+es2s_sha256_blocks es2s_sha256_blocks_portable;
+es2s_sha256_blocks es2s_sha256_blocks_x86;   /* sha256_x86.c */
+es2s_sha256_blocks es2s_sha256_blocks_armv8; /* sha256_armv8.c */
+
+/* The fastest that this CPU runs. */
+es2s_sha256_blocks *es2s_sha256_fastest(void);
+
 #endif

@@ -57,6 +57,23 @@ static void sha256_of_the_standards_examples_is_the_standards(void) {
     free(million);
 }
 
+static void sha256_by_instructions_is_the_portable_one(void) {
+    es2s_sha256_blocks *const fastest = es2s_sha256_fastest();
+    uint8_t blocks[1 + 5 * 64];
+    uint64_t seed = 11;
+    for (int round = 0; round < 200; round++) {
+        uint32_t state[8], expected[8];
+        for (size_t i = 0; i < sizeof blocks; i++)
+            blocks[i] = (uint8_t)(tiny_random(&seed) >> 32);
+        for (size_t i = 0; i < 8; i++)
+            expected[i] = state[i] = (uint32_t)(tiny_random(&seed) >> 16);
+        const size_t n = (size_t)round % 6;
+        es2s_sha256_blocks_portable(expected, blocks + round % 2, n);
+        fastest(state, blocks + round % 2, n);
+        CHECK(memcmp(state, expected, sizeof state) == 0);
+    }
+}
+
 static void every_variant_loads_at_every_alignment(void) {
     static const char *const ffns[] = {"relu",       "gelu_tanh",       "gelu_erf",       "silu",
                                        "gated_relu", "gated_gelu_tanh", "gated_gelu_erf", "gated_silu"};
@@ -434,6 +451,7 @@ int main(int argc, char **argv) {
     static const check_test tests[] = {
         {"sha256_of_the_standards_examples_is_the_standards",
          sha256_of_the_standards_examples_is_the_standards, 0},
+        {"sha256_by_instructions_is_the_portable_one", sha256_by_instructions_is_the_portable_one, 0},
         {"every_variant_loads_at_every_alignment", every_variant_loads_at_every_alignment, 0},
         {"every_prefix_is_refused", every_prefix_is_refused, 0},
         {"flipped_bits_are_refused_or_harmless", flipped_bits_are_refused_or_harmless, 0},
