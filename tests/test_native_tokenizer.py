@@ -169,12 +169,25 @@ def test_every_character_has_the_same_tokens_between_others(ranges: list[range])
     assert wrong == []
 
 
+REPEATED = ("a", "\u0301\u0316", " ", "漢", "1", "\u2581", "ab ")
+
+
 def test_hostile_texts_take_time_in_proportion():
     """Twice the text may take 2.6 times as long: a logarithm, and noise."""
     pair = default()
-    for unit in ("a", "\u0301\u0316", " ", "漢", "1", "\u2581", "ab "):
+    for unit in REPEATED:
         short, long = (_seconds(pair.core, unit * n) for n in (20_000, 80_000))
         assert long < 4 * 2.6 * max(short, 1e-3), unit
+
+
+@pytest.mark.release
+@pytest.mark.timeout(3600)
+def test_sixteen_megabytes_take_time_in_proportion():
+    pair = default()
+    for unit in (*REPEATED, "One word after another, and a number: 12. "):
+        n = (16 << 20) // len(unit.encode())
+        short, long = (_seconds(pair.core, unit * some) for some in (n // 4, n))
+        assert long < 2.6**2 * short, unit  # as above: four times the text
 
 
 def _seconds(core: DecoderModel, text: str) -> float:
