@@ -107,7 +107,9 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    specials = {config["pad_token_id"]: "<pad>", config["eos_token_id"]: "</s>"}
+    ids = {"<s>": config.get("bos_token_id"), "<pad>": config["pad_token_id"], "</s>": config["eos_token_id"]}
+    specials = {i: name for name, i in ids.items() if i is not None}  # eos last: Marian's bos is its eos
+    has_bos = "<s>" in specials.values()
     free = [i for i in range(config["vocab_size"]) if i not in specials]
     names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     names += [f"token{i}" for i in range(len(free) - len(names))]
@@ -117,9 +119,10 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
     eos = ("</s>", config["eos_token_id"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[eos])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    names_of = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if has_bos:  # CTranslate2 wants BART's
+        names_of["bos_token"] = "<s>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names_of)
 
 
 def sources(checkpoint: Path, length: int, batch: int) -> list[list[int]]:

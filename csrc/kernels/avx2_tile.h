@@ -1,6 +1,6 @@
 /*
- * The tile of gemm_tiles.h on 256-bit registers, without its products: 8 sums, which with the operands fit the
- * 16 registers.
+ * The tile of gemm_tiles.h on 256-bit registers, without its products: 8 sums, which with the operands fit
+ * the 16 registers.
  *
  * Trap: the accumulators have an int32 vector type, not __m256i, as in avx512_vnni.c.
  */
@@ -12,7 +12,7 @@
 #include "float_ops.h"
 #include "gemm.h"
 
-enum { N_SUMS = 8, STEP = 32, AHEAD = 4096 };
+enum { N_SUMS = 8, STEP = 32 };
 typedef int32_t sums_i32 __attribute__((vector_size(STEP)));
 
 INLINE void sum_each(const sums_i32 *sums, int32_t *sum) {

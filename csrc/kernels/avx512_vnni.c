@@ -9,6 +9,9 @@
  *
  * One tile is always 16 sums, one register each: 1 row x 16 outputs, 2 x 8 or 4 x 4. They end in one
  * transposing sum whose 16 lanes are the tile in row-major order, so the epilogue is the same for each shape.
+ * For a few rows memory is the limit; for many this sum costs as much as the products of 256 elements. There
+ * a block of weights is turned once, so that the lanes of a register are outputs and nothing is left to sum;
+ * then the weights are the unsigned side, moved by 128, and the row sums of the activations are subtracted.
  *
  * Traps. The accumulators have an int32 vector type, not __m512i: gcc 12 copies every one of them twice per
  * step when it has to convert between the two modes. The odd end of n_in comes before the loop, not after it:
@@ -16,15 +19,15 @@
  * loads never fault on the bytes that they leave out, but where these lie in an unmapped page they take
  * hundreds of cycles, so the row scales are loaded by at most four.
  *
- * Measured by check_kernels --bench: one core of an AMD EPYC (Zen 4), gcc 12.2 -O3, median of 15 samples, us.
- *     weights         1 row               4 rows   16 rows   only reading the weights
- *     [768, 256]        2.0    97 GB/s       6.4        25        1.9   101 GB/s
- *     [2048, 512]      11.9    88 GB/s        25        97       12.4    84 GB/s
- *     [8192, 256]      29.5    71 GB/s        63       245       22.0    95 GB/s
- *     [32128, 512]      266    62 GB/s       450      1650        215    77 GB/s
- * Prefetching is worth 4 % on [8192, 256], 20 % on [32128, 512] and 40 % there with 4 rows.
+ * One core of an AMD EPYC (Zen 4), gcc 12.2 -O3, 1e9 products a second; bench/bounds.c has 231 at most:
+ *     weights        4 rows  16 rows  32 rows  128 rows   without turning: 16   32   128
+ *     [4096, 256]       137      166      186      205                    125  128   128
+ *     [2048, 512]       148      180      189      218                    180  179   179
+ *     [1024, 1024]      158      202      195      218                    202  202   205
+ * One row reads [4096, 256] at 77 GB/s, [40960, 512] at 44 and [409600, 512] at 17.8; gemm.h has more.
  */
 #include <immintrin.h>
+#include <string.h>
 
 #include "float_ops.h"
 #include "gemm.h"
@@ -79,8 +82,7 @@ INLINE void tile(int n_rows, const gemm *g, size_t r, size_t o) {
     const size_t odd = n_in % 64;
     if (odd > 0) add_products_q8(n_rows, a, w, n_in - odd, ((__mmask64)1 << odd) - 1, sums);
     for (size_t i = 0; i + 64 <= n_in; i += 64) {
-        for (int j = 0; j < n_outs; j++)
-            prefetch(w[j] + i, 8192);
+        prefetch(w[0] + i * (size_t)n_outs, 64 * (size_t)n_outs);
         add_products_q8(n_rows, a, w, i, ~(__mmask64)0, sums);
     }
 
@@ -101,11 +103,123 @@ INLINE void tile(int n_rows, const gemm *g, size_t r, size_t o) {
     }
 }
 
+/* ---- many rows: a block of 16 weight rows, turned so that a register holds 4 elements of each ---- */
+
+enum {
+    MIN_ROWS = 12,
+    IN_PER_ROW = 24,   /* turning a block costs by n_in, what it saves by the number of rows */
+    MAX_TURNED = 3072, /* n_in: 48 KiB of stack */
+    STRIP = 128        /* rows between two turns of a block */
+};
+
+/* 16 x 16 int32: out[k] holds element k of each row. */
+INLINE void transpose(__m512i *x /* [16] */) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            x[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            x[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) { /* x[i + j]: elements j, j + 4, j + 8, j + 12 of rows i / 4 .. */
+            t[i + j] = _mm512_shuffle_i32x4(x[i + j], x[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_i32x4(x[i + j], x[i + j + 4], 0xDD);
+        }
+    for (int j = 0; j < 4; j++) {
+        x[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
+        x[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xDD);
+        x[j + 4] = _mm512_shuffle_i32x4(t[j + 4], t[j + 12], 0x88);
+        x[j + 12] = _mm512_shuffle_i32x4(t[j + 4], t[j + 12], 0xDD);
+    }
+}
+
+/* turned[k] = elements 4 k .. 4 k + 3 of the weight rows o .. o + 16, each + 128; those beyond n_out are the
+ * last. */
+static void turn(const gemm *g, size_t o, __m512i *turned /* [n_in / 4], and up to 15 more */) {
+    const size_t n_left = g->n_out - o, n_in = g->n_in;
+    for (size_t i = 0; i < n_in; i += 64) {
+        const __mmask64 in = n_in - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n_in - i)) - 1;
+        prefetch(g->w + o * n_in + i * 16, 64 * 16);
+        __m512i x[16];
+        for (size_t j = 0; j < 16; j++) {
+            const int8_t *w = g->w + (o + (j < n_left ? j : n_left - 1)) * n_in + i;
+            x[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(in, w), _mm512_set1_epi8(-128));
+        }
+        transpose(x);
+        for (size_t k = 0; k < 16; k++)
+            turned[i / 4 + k] = x[k];
+    }
+}
+
+static int32_t sum_of(const int8_t *a, size_t n_in) {
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t k = 0; k < n_in; k += 64) {
+        const __mmask64 in = n_in - k >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n_in - k)) - 1;
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_maskz_loadu_epi8(in, a + k));
+    }
+    return _mm512_reduce_add_epi32(sum);
+}
+
+/* Rows r .. r + n_rows of y, n_rows at most 8, outputs o .. o + 16; a_sums: the sums of these rows of a. No
+ * sum across a register is needed: a lane is an output. vpdpbusd repeats the 4 elements of a from memory. */
+INLINE void turned_tile(int n_rows, const gemm *g, const __m512i *turned, const int32_t *a_sums, size_t r,
+                        size_t o) {
+    const size_t n_in = g->n_in, n_left = g->n_out - o;
+    sums_i32 sums[8] = {0};
+    const int8_t *a = g->a + r * n_in;
+    for (size_t k = 0; k < n_in / 4; k++) {
+        const __m512i w = turned[k];
+        for (int i = 0; i < n_rows; i++) {
+            int32_t a_k;
+            memcpy(&a_k, a + (size_t)i * n_in + 4 * k, sizeof a_k);
+            sums[i] = (sums_i32)_mm512_dpbusd_epi32((__m512i)sums[i], w, _mm512_set1_epi32(a_k));
+        }
+    }
+    const __mmask16 outs = (__mmask16)((1u << (n_left < 16 ? n_left : 16)) - 1);
+    const __m512 w_scale = _mm512_maskz_loadu_ps(outs, g->w_scale + o);
+    for (int i = 0; i < n_rows; i++) {
+        const int32_t offset = (int32_t)((uint32_t)a_sums[i] << 7);
+        const __m512i sum = _mm512_sub_epi32((__m512i)sums[i], _mm512_set1_epi32(offset));
+        const __m512 a_scale = _mm512_set1_ps(g->a_scale[r + (size_t)i]);
+        const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), a_scale), w_scale);
+        _mm512_mask_storeu_ps(g->y + (r + (size_t)i) * g->y_stride + o, outs, y);
+    }
+}
+
+/* Rows from .. end, at most STRIP of them. */
+static __attribute__((noinline)) void gemm_many_rows(const gemm *g, size_t from, size_t end) {
+    __m512i turned[MAX_TURNED / 4];
+    int32_t a_sums[STRIP];
+    for (size_t r = from; r < end; r++)
+        a_sums[r - from] = sum_of(g->a + r * g->n_in, g->n_in);
+    for (size_t o = 0; o < g->n_out; o += 16) {
+        turn(g, o, turned);
+        size_t r = from;
+        for (; r + 8 <= end; r += 8)
+            turned_tile(8, g, turned, a_sums + (r - from), r, o);
+        if (r + 4 <= end) {
+            turned_tile(4, g, turned, a_sums + (r - from), r, o);
+            r += 4;
+        }
+        for (; r < end; r++)
+            turned_tile(1, g, turned, a_sums + (r - from), r, o);
+    }
+}
+
 /* Blocks of 16 weight rows stay in the L1 cache while all rows of a pass over them. */
 static void gemm_qd8_qc8w_avx512_vnni(const int8_t *a, const float *a_scale, size_t n_rows, size_t n_in,
                                       const int8_t *w, const float *w_scale, const int32_t *w_sums,
                                       size_t n_out, float *y, size_t y_stride) {
     const gemm g = {a, a_scale, w, w_scale, w_sums, n_in, n_out, y_stride, y};
+    if (n_rows >= MIN_ROWS && n_rows * IN_PER_ROW >= n_in && n_in % 4 == 0 && n_in <= MAX_TURNED) {
+        for (size_t r = 0; r < n_rows; r += STRIP)
+            gemm_many_rows(&g, r, r + STRIP < n_rows ? r + STRIP : n_rows);
+        return;
+    }
     for (size_t block = 0; block < n_out; block += 16) {
         const size_t end = block + 16 < n_out ? block + 16 : n_out;
         size_t r = 0;

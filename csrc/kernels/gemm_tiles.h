@@ -6,7 +6,6 @@
  *
  *     N_SUMS      sums of a tile, a multiple of 4, at most 16
  *     STEP        bytes of a register, at most 32
- *     AHEAD       bytes of a weight row from what is read to what is prefetched
  *     A_OFFSET    what add_products_q8 adds to each activation to make it unsigned: 128, or 0
  *     sums_i32    an int32 vector of STEP bytes: the partial sums of one output
  *
@@ -62,8 +61,7 @@ INLINE void tile(int n_rows, const gemm *g, size_t r, size_t o) {
         add_products_q8(n_rows, a_odd, w_odd, 0, sums);
     }
     for (size_t i = 0; i + STEP <= n_in; i += STEP) {
-        for (int j = 0; j < n_outs; j++)
-            prefetch(w[j] + i, AHEAD);
+        prefetch(w[0] + i * (size_t)n_outs, STEP * (size_t)n_outs);
         add_products_q8(n_rows, a, w, i, sums);
     }
 

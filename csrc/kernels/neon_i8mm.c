@@ -56,8 +56,7 @@ static void matrix_tile(const gemm *g, size_t r, size_t o) {
         add_matrix_products(a_odd, w_odd, 0, sums);
     }
     for (size_t i = 0; i + STEP <= n_in; i += STEP) {
-        for (int j = 0; j < MATRIX_OUTS; j++)
-            prefetch(w[j] + i, AHEAD);
+        prefetch(w[0] + i * MATRIX_OUTS, STEP * MATRIX_OUTS);
         add_matrix_products(a, w, i, sums);
     }
 

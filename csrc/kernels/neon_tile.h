@@ -7,7 +7,7 @@
 #include "gemm.h"
 #include "kernels.h"
 
-enum { STEP = 16, AHEAD = 512, A_OFFSET = 0 };
+enum { STEP = 16, A_OFFSET = 0 };
 typedef int32x4_t sums_i32;
 
 #endif

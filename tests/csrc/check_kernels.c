@@ -158,6 +158,15 @@ static void gemm_qd8_qc8w_matches(void) {
             const gemm_case g = make_gemm(5, 19, 509, a_fill, w_fill);
             check_gemm_qd8(&g);
         }
+    static const size_t MANY[] = {12, 13, 39, 133}, WIDE_NS[] = {1, 15, 16, 33},
+                        WIDE_KS[] = {4, 60, 64, 68, 256, 516, 3072, 3076};
+    for (size_t m = 0; m < COUNT(MANY); m++)
+        for (size_t n = 0; n < COUNT(WIDE_NS); n++)
+            for (size_t k = 0; k < COUNT(WIDE_KS); k++) {
+                const fill a_fill = check_random() % N_INT8_FILLS, w_fill = check_random() % N_INT8_FILLS;
+                const gemm_case g = make_gemm(MANY[m], WIDE_NS[n], WIDE_KS[k], a_fill, w_fill);
+                check_gemm_qd8(&g);
+            }
     for (fill w_fill = UNIFORM; w_fill <= NEGATIVE_EXTREME; w_fill++) { /* as far as int32 goes */
         const gemm_case g = make_gemm(3, 2, 131072, POSITIVE_EXTREME, w_fill);
         check_gemm_qd8(&g);
