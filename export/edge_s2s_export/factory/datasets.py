@@ -69,8 +69,9 @@ class Pair(NamedTuple):
     target: str
 
 
-def read_rows(folder: Path, name: str, split: str) -> list[Row]:
-    """The rows of a set. Raises `ExportError` for a missing or empty file and for a row without target."""
+def read_rows(folder: Path, name: str, split: str, *, may_be_blank: bool = False) -> list[Row]:
+    """The rows of a set. Raises `ExportError` for a missing or empty file and for a row without target, or
+    without source unless that `may_be_blank`."""
     if name == EXAMPLES:
         return _examples(split)
     path = folder / name / f"{split}.jsonl.zst"
@@ -80,7 +81,10 @@ def read_rows(folder: Path, name: str, split: str) -> list[Row]:
     if not path.is_file():
         origin = f"; it is public at {DATA[name].url}" if name in DATA else ""
         raise ExportError(f"{path}: expected this file of the data folder, found none{origin}")
-    rows = [_row(line, f"{path}, line {number}", name) for number, line in enumerate(_lines(path), 1)]
+    rows = [
+        _row(line, f"{path}, line {number}", name, may_be_blank)
+        for number, line in enumerate(_lines(path), 1)
+    ]
     if not rows:
         raise ExportError(f"{path}: expected at least one row, found an empty file")
     return rows
@@ -108,7 +112,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise ExportError(f"{path}: expected Zstandard with text in UTF-8; {error}") from error
 
 
-def _row(line: str, where: str, name: str) -> Row:
+def _row(line: str, where: str, name: str, may_be_blank: bool) -> Row:
     try:
         values = json.loads(line)
     except ValueError as error:
@@ -118,7 +122,8 @@ def _row(line: str, where: str, name: str) -> Row:
     targets = values.get("targets") or [values.get("target")]
     source = values.get("source")
     for key, text in (("source", source), *(("target", target) for target in targets)):
-        if not isinstance(text, str) or not text.strip():
+        blank_is_wrong = key == "target" or not may_be_blank
+        if not isinstance(text, str) or (blank_is_wrong and not text.strip()):
             raise ExportError(f"{where}: expected a {key}, a text that is not blank; found {text!r:.60}")
     if query := values.get("query"):
         source = f"{query}\n{source}"
@@ -128,14 +133,16 @@ def _row(line: str, where: str, name: str) -> Row:
 def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
     """Pairs of all sets, without those that a filter leaves out, each as often as its set says.
 
-    `unsupported` leaves out targets with numbers or names that their source does not have
-    (https://arxiv.org/abs/2102.09130), `slots` those that do not say what an E2E representation says.
+    `blank` leaves out pairs of a blank source, which are an error without it; `unsupported` leaves out
+    targets with numbers or names that their source does not have (https://arxiv.org/abs/2102.09130), `slots`
+    those that do not say what an E2E representation says.
     """
     pairs = []
     for data in recipe.data:
         if not data.repeat:
             continue
-        rows = _without_overlap(read_rows(folder, data.name, "train"), folder / data.name / OVERLAPPING)
+        rows = read_rows(folder, data.name, "train", may_be_blank="blank" in data.filters)
+        rows = _without_overlap(rows, folder / data.name / OVERLAPPING)
         kept = [
             Pair(data.prefix + row.source, target)
             for row in rows[: data.max_rows or None]
@@ -167,6 +174,8 @@ def valid_rows(recipe: Recipe, folder: Path) -> list[Row]:
 
 def passes(data: DataSet, source: str, target: str) -> bool:
     """Whether the set's filters let a pair through; `source` without prefix."""
+    if "blank" in data.filters and not source.strip():
+        return False
     if "slots" in data.filters and slot_errors(source, target):
         return False
     if "unsupported" in data.filters:

@@ -25,7 +25,7 @@ from .training import TrainingOptions
 
 T = TypeVar("T")
 
-Filter = Literal["unsupported", "slots"]
+Filter = Literal["blank", "unsupported", "slots"]
 Metric = Literal["bleu", "rouge1", "rouge2", "rougeL"]
 
 

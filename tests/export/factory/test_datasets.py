@@ -88,6 +88,17 @@ def test_slots_filter_leaves_out_what_says_other_facts(tmp_path: Path):
     assert [pair.target for pair in pairs] == ["Zizzi serves French food."]
 
 
+def test_a_blank_source_is_left_out_where_the_recipe_says_so_and_an_error_elsewhere(tmp_path: Path):
+    write_set(tmp_path, train=[{"source": " ", "target": "y"}, {"source": "x", "target": "y"}])
+    pairs = train_pairs(recipe_of('name = "a"\nfilters = ["blank"]'), tmp_path)
+    assert pairs == [Pair("x", "y")]
+    with pytest.raises(ExportError, match="line 1: expected a source, a text that is not blank; found ' '"):
+        train_pairs(recipe_of('name = "a"'), tmp_path)
+    write_set(tmp_path, train=[{"source": " ", "target": " "}])
+    with pytest.raises(ExportError, match="line 1: expected a target"):
+        train_pairs(recipe_of('name = "a"\nfilters = ["blank"]'), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
