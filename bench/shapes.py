@@ -109,7 +109,6 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
 
     ids = {"<s>": config.get("bos_token_id"), "<pad>": config["pad_token_id"], "</s>": config["eos_token_id"]}
     specials = {i: name for name, i in ids.items() if i is not None}  # eos last: Marian's bos is its eos
-    has_bos = "<s>" in specials.values()
     free = [i for i in range(config["vocab_size"]) if i not in specials]
     names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     names += [f"token{i}" for i in range(len(free) - len(names))]
@@ -119,10 +118,13 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
     eos = ("</s>", config["eos_token_id"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[eos])
-    names_of = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    if has_bos:  # CTranslate2 wants BART's
-        names_of["bos_token"] = "<s>"
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names_of)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>" if "<s>" in vocab else None,  # CTranslate2 asks for BART's
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
 
 
 def sources(checkpoint: Path, length: int, batch: int) -> list[list[int]]:
