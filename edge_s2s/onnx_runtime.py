@@ -1,6 +1,6 @@
 """ONNX Runtime, with its telemetry off.
 
-Its import costs every process 20 to 40 ms and 33 MB, and a model whose encoder is the C core's never asks it
+Its import costs every process 40 to 110 ms and 20 MB, and a model whose encoder is the C core's never asks it
 for anything: so what imports this module is imported when a bundle needs it, not before.
 """
 

@@ -9,12 +9,11 @@
  *
  * Measured by check_kernels --bench: one core of an AMD EPYC (Zen 4), gcc 12.2 -O3, median of 15 samples, us.
  *     weights         1 row               4 rows   16 rows   only reading the weights
- *     [768, 256]        3.8    52 GB/s        15        59        1.9   101 GB/s
- *     [2048, 512]      17.5    60 GB/s        71       282       12.4    84 GB/s
- *     [8192, 256]      40.7    51 GB/s       160       635       22.0    95 GB/s
- *     [32128, 512]      418    39 GB/s      1200      4680        215    77 GB/s
+ *     [768, 256]        4.0    50 GB/s        15        58        2.0    99 GB/s
+ *     [2048, 512]      19.2    55 GB/s        71       281       12.8    82 GB/s
+ *     [8192, 256]      44.4    47 GB/s       160       634       22.7    93 GB/s
+ *     [32128, 512]      772    21 GB/s      1576      5054        683    24 GB/s
  * Four instructions for each 32 products are the limit: several rows share the loads, not the arithmetic.
- * Prefetching is worth 10 % on [8192, 256] and 30 % on [32128, 512].
  */
 #include "avx2_tile.h"
 
