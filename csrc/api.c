@@ -109,6 +109,7 @@ es2s_status es2s_model_load(const char *path, const es2s_model_params *params, e
 
     es2s_bundle_file files;
     ES2S_TRY(es2s_bundle_file_open(path, &files));
+    complete.is_mapped = 1;
     add_given_files(&complete, &files);
     es2s_status status =
         es2s_check_memory("model", (uint64_t)files.decoder.size + files.encoder.size + files.tokenizer.size);

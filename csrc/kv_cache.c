@@ -15,7 +15,7 @@ void es2s_kv_cache_take(es2s_kv_cache *c, es2s_arena *arena) {
     const uint64_t n_heads = (uint64_t)c->n_layers * 2 * (uint64_t)c->n_heads;
     c->cross = es2s_arena_take(arena, max_batch * n_cross_floats(c, c->max_source_len), sizeof *c->cross);
     c->source_lens = es2s_arena_take(arena, max_batch, sizeof *c->source_lens);
-    c->self = es2s_arena_take(arena, n_heads * max_target_len * (uint64_t)c->n_slots * (uint64_t)c->d_head,
+    c->self = es2s_arena_take(arena, n_heads * (uint64_t)c->n_slots * max_target_len * (uint64_t)c->d_head,
                               sizeof *c->self);
     c->lens = es2s_arena_take(arena, max_rows, sizeof *c->lens);
     c->lens_next = es2s_arena_take(arena, max_rows, sizeof *c->lens_next);
@@ -58,7 +58,7 @@ float *es2s_kv_cache_cross(const es2s_kv_cache *c, int32_t source, int32_t layer
 
 float *es2s_kv_cache_self(const es2s_kv_cache *c, int32_t layer, int which, int32_t head) {
     const size_t i = ((size_t)layer * 2 + (size_t)which) * (size_t)c->n_heads + (size_t)head;
-    return c->self + i * (size_t)c->max_target_len * (size_t)c->n_slots * (size_t)c->d_head;
+    return c->self + i * (size_t)c->n_slots * (size_t)c->max_target_len * (size_t)c->d_head;
 }
 
 const int32_t *es2s_kv_cache_index(const es2s_kv_cache *c, int32_t row) {
@@ -71,7 +71,8 @@ void es2s_kv_cache_grow(es2s_kv_cache *c, const int32_t *sources, int32_t n_rows
         beam = row > 0 && sources[row] == sources[row - 1] ? beam + 1 : 0;
         const int32_t position = c->lens[row]++, slot = sources[row] * c->max_beams + beam;
         assert(beam < c->max_beams && position < c->max_target_len);
-        c->index[(size_t)row * (size_t)c->max_target_len + (size_t)position] = position * c->n_slots + slot;
+        c->index[(size_t)row * (size_t)c->max_target_len + (size_t)position] =
+            slot * c->max_target_len + position;
     }
 }
 
@@ -80,7 +81,7 @@ void es2s_kv_cache_grow_ahead(es2s_kv_cache *c, int32_t source, int32_t n_rows) 
     const size_t row_size = (size_t)c->max_target_len;
     assert(n_rows <= c->max_rows && len + n_rows <= c->max_target_len);
     for (int32_t i = 0; i < n_rows; i++)
-        c->index[len + i] = (len + i) * c->n_slots + slot;
+        c->index[len + i] = slot * c->max_target_len + len + i;
     for (int32_t row = 0; row < n_rows; row++) {
         c->lens[row] = len + row + 1;
         if (row > 0)

@@ -21,9 +21,9 @@ typedef struct es2s_kv_cache {
     float *cross; /* [max_batch] x [n_layers, 2, n_heads, source_len, d_head], room for max_source_len */
     int32_t *source_lens; /* [max_batch], 0 = no source */
 
-    float *self;         /* [n_layers, 2, n_heads, max_target_len, n_slots, d_head] */
+    float *self;         /* [n_layers, 2, n_heads, n_slots, max_target_len, d_head] */
     int32_t *lens;       /* [max_rows] positions decoded so far */
-    int32_t *index;      /* [max_rows, max_target_len] position -> position * n_slots + slot */
+    int32_t *index;      /* [max_rows, max_target_len] position -> slot * max_target_len + position */
     int32_t *lens_next;  /* reorder writes these two, */
     int32_t *index_next; /* then swaps them with the two above */
 } es2s_kv_cache;
@@ -53,7 +53,7 @@ void es2s_kv_cache_get_source(const es2s_kv_cache *cache, int32_t source, float 
 float *es2s_kv_cache_cross(const es2s_kv_cache *cache, int32_t source, int32_t layer, int which,
                            int32_t head);
 
-/* float[max_target_len * n_slots, d_head]: keys or values of all rows, addressed through
+/* float[n_slots * max_target_len, d_head]: keys or values of all rows, addressed through
  * es2s_kv_cache_index. */
 float *es2s_kv_cache_self(const es2s_kv_cache *cache, int32_t layer, int which, int32_t head);
 

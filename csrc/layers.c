@@ -44,6 +44,9 @@ static void run_linear(void *arg, int32_t item, int32_t thread) {
     const size_t n = n_out - first < job->n_outputs ? n_out - first : job->n_outputs;
     if (w->f32)
         job->kernels->gemm_f32(job->x, job->n_rows, n_in, w->f32 + first * n_in, n, job->y + first, n_out);
+    else if (w->packed)
+        job->kernels->gemm_qd8_packed(job->q8, job->q8_scale, job->n_rows, n_in, w->packed + first * n_in,
+                                      w->scale + first, n, job->y + first, n_out);
     else
         job->kernels->gemm_qd8_qc8w(job->q8, job->q8_scale, job->n_rows, n_in, w->q + first * n_in,
                                     w->scale + first, w->sums + first, n, job->y + first, n_out);

@@ -18,11 +18,12 @@
 typedef struct es2s_matrix {
     int32_t n_out;
     int32_t n_in;
-    const int8_t *q;     /* [n_out, n_in] in [-127, 127], inside the file */
-    const float *scale;  /* [n_out] */
-    const int32_t *sums; /* [n_out] sum of each row of q */
-    const float *f32;    /* [n_out, n_in] */
-    const float *bias;   /* [n_out], NULL = none */
+    const int8_t *q;       /* [n_out, n_in] in [-127, 127], inside the file */
+    const float *scale;    /* [n_out] */
+    const int32_t *sums;   /* [n_out] sum of each row of q */
+    const uint8_t *packed; /* q once more, as gemm_qd8_packed reads it, or NULL */
+    const float *f32;      /* [n_out, n_in] */
+    const float *bias;     /* [n_out], NULL = none */
 } es2s_matrix;
 
 /* RMS norm, or layer norm if it has a bias. */

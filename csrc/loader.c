@@ -6,8 +6,11 @@
 #include <string.h>
 
 #include "error.h"
+#include "platform.h"
 
 #define MAX_POSITIONS 65536
+
+enum { PACKED_TOGETHER = 512 }; /* outputs: so much is in memory twice */
 
 /* ============================================== Keys ============================================= */
 
@@ -167,10 +170,26 @@ es2s_matrix es2s_load_matrix(es2s_loader *l, const char *suffix, int32_t n_out, 
     return w;
 }
 
+void es2s_pack_matrix(es2s_loader *l, es2s_matrix *w) {
+    const es2s_kernels *kernels = l->kernels;
+    const size_t n_out = (size_t)w->n_out, n_in = (size_t)w->n_in;
+    const size_t n_bytes = l->packs && l->is_int8 ? kernels->packed_size(n_out, n_in) : 0;
+    if (n_bytes == 0) return;
+    uint8_t *packed = es2s_arena_take(l->arena, n_bytes, 1);
+    if (!packed || l->status != ES2S_OK) return;
+    for (size_t o = 0; o < n_out; o += PACKED_TOGETHER) {
+        const size_t n = n_out - o < PACKED_TOGETHER ? n_out - o : PACKED_TOGETHER;
+        kernels->pack_qc8w(w->q + o * n_in, n, n_in, packed + o * n_in);
+        if (l->is_mapped) es2s_mapping_let_go(w->q + o * n_in, n * n_in);
+    }
+    w->packed = packed;
+}
+
 es2s_matrix es2s_load_linear(es2s_loader *l, const char *name, int32_t n_out, int32_t n_in) {
     char suffix[48];
     snprintf(suffix, sizeof suffix, "%s.weight", name);
     es2s_matrix w = es2s_load_matrix(l, suffix, n_out, n_in);
+    es2s_pack_matrix(l, &w);
     snprintf(suffix, sizeof suffix, "%s.bias", name);
     if (l->linear_has_bias) w.bias = es2s_load_vector(l, suffix, n_out, -FLT_MAX);
     return w;

@@ -11,6 +11,9 @@
 #include "arena.h"
 #include "error.h"
 
+/* Bytes of weights that a cache may keep from step to step; larger ones wait for memory in any order. */
+enum { MAX_PACKED_FILE = 8 << 20 };
+
 /* What decoder.weights says beyond features and sizes. */
 typedef struct contents {
     bool has_final_logits_bias, is_lm_head_tied;
@@ -105,6 +108,7 @@ static void read_tensors(es2s_loader *l, const contents *c, es2s_model *m) {
     if (f->has_final_norm) m->final_norm = es2s_load_norm(l, "final_norm", d->d_model);
     m->lm_head =
         c->is_lm_head_tied ? m->embedding : es2s_load_matrix(l, "lm_head.weight", d->vocab_size, d->d_model);
+    es2s_pack_matrix(l, &m->lm_head);
     if (c->has_final_logits_bias)
         m->lm_head.bias = es2s_load_vector(l, "final_logits_bias", d->vocab_size, -FLT_MAX);
 }
@@ -122,6 +126,7 @@ typedef struct reader {
 
 static es2s_status read_decoder_keys(reader *r, const es2s_span *file, bool verify, es2s_model *m) {
     es2s_loader *l = &r->decoder;
+    l->packs = file->size <= MAX_PACKED_FILE;
     l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
     r->contents = read_keys(l, m);
     r->fit = (es2s_encoder_fit){m->dims.d_model, m->dims.max_source_len, m->dims.n_layers,
@@ -187,6 +192,7 @@ es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_pa
     reader r = {.has_encoder = files->encoder.data != NULL, .has_tokenizer = files->tokenizer.data != NULL};
     r.decoder.kernels = r.encoder.kernels = &m.kernels;
     r.decoder.arena = r.encoder.arena = &r.arena;
+    r.decoder.is_mapped = params->is_mapped != 0;
     ES2S_TRY(read_decoder_keys(&r, &files->decoder, verify, &m));
     if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, &files->encoder, verify, &e));
     if (r.has_tokenizer) ES2S_TRY(read_tokenizer(&r, &files->tokenizer, verify, &m.dims, &t));

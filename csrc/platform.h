@@ -63,6 +63,10 @@ bool es2s_is_folder(const char *path);
 /* Accepts an empty mapping. */
 void es2s_file_unmap(es2s_mapping *mapping);
 
+/* Tells Linux that this process does without these bytes of a read-only mapping for now, so that they do not
+ * count as its memory; a later read takes them from the file again. */
+void es2s_mapping_let_go(const void *data, size_t size);
+
 /* ---- time ---- */
 
 /* Nanoseconds since some moment; never goes backwards. */

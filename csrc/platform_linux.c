@@ -1,7 +1,7 @@
-/* What Linux and Android tell beyond POSIX: which cores are fast, and how much memory is left. Elsewhere
- * nobody tells, and nothing is limited. */
+/* What Linux and Android have beyond POSIX: which cores are fast, how much memory is left, and letting go of
+ * a mapping's pages. Elsewhere nobody tells, and nothing is limited. */
 #ifdef __linux__
-#define _GNU_SOURCE /* CPU sets */
+#define _GNU_SOURCE /* CPU sets, madvise */
 #endif
 
 #include "platform.h"
@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { MAX_PATH = 4096, MAX_TEXT = 8192 }; /* files of /proc and /sys that are read are shorter */
@@ -156,6 +157,13 @@ uint64_t es2s_available_memory(const char *root) {
     return left;
 }
 
+/* Whole pages only: their neighbours may be needed. */
+void es2s_mapping_let_go(const void *data, size_t size) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data;
+    const uintptr_t first = (begin + page - 1) / page * page, end = (begin + size) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 #else
 
 int32_t es2s_fast_cpus(const char *folder, es2s_cpus *cpus_out) {
@@ -172,6 +180,11 @@ bool es2s_thread_keep_to(const es2s_cpus *cpus) {
 uint64_t es2s_available_memory(const char *root) {
     (void)root;
     return UINT64_MAX;
+}
+
+void es2s_mapping_let_go(const void *data, size_t size) {
+    (void)data;
+    (void)size;
 }
 
 #endif

@@ -110,7 +110,8 @@ class DecoderModel:
     `tokenizer` those of tokenizer.table if the model is to tokenize; used in place and kept alive as long as
     the model or a session of it lives. `num_threads` may work on one call, the caller's included. `isa`
     forces a kernel set, None takes the widest that the CPU has. `pin_threads` keeps all threads but the
-    caller's to the fast cores. `verify=False` skips the SHA-256, for bytes already verified.
+    caller's to the fast cores. `verify=False` skips the SHA-256, for bytes already verified. `is_mapped` says
+    that `weights` is a read-only mapping of a file, of which pages may be let go.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class DecoderModel:
         isa: str | None = None,
         pin_threads: bool = False,
         verify: bool = True,
+        is_mapped: bool = False,
     ) -> None:
         data = ffi.from_buffer(weights)
         encoder_data = None if encoder is None else ffi.from_buffer(encoder)
@@ -131,7 +133,7 @@ class DecoderModel:
         params = ffi.new("es2s_model_params *")
         lib.es2s_model_params_init(params)
         params.n_threads, params.isa, params.verify_data = num_threads, isa_name, verify
-        params.pin_threads = pin_threads
+        params.pin_threads, params.is_mapped = pin_threads, is_mapped
         if encoder_data is not None:
             params.encoder, params.encoder_size = encoder_data, len(encoder_data)
         if tokenizer_data is not None:

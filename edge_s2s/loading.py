@@ -81,6 +81,7 @@ def load(
             isa=isa,
             pin_threads=pin_threads,
             verify=False,
+            is_mapped=True,
         )
         parts = Parts(tokenizer, target_tokenizer, chosen.encoder, decoder, chosen.fallback)
         return Seq2SeqModel(parts, bundle.manifest, bundle.digest)

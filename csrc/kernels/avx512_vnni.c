@@ -12,6 +12,7 @@
  * For a few rows memory is the limit; for many this sum costs as much as the products of 160 elements. There
  * a block of weights is turned once, so that the lanes of a register are outputs and nothing is left to sum;
  * then the weights are the unsigned side, moved by 128, and the row sums of the activations are subtracted.
+ * Weights that stay in a cache are kept turned: packed (kernels.h).
  *
  * Traps. The accumulators have an int32 vector type, not __m512i: gcc 12 copies every one of them twice per
  * step when it has to convert between the two modes. The odd end of n_in comes before the loop, not after it:
@@ -24,9 +25,14 @@
  *     [4096, 256]       142      171      192      205                    142  141   141
  *     [2048, 512]       180      182      198      218                    184  182   179
  *     [1024, 1024]      198      205      205      218                    206  205   205
+ * Packed, 4 MB as 16 times [1024, 256], against the same in rows, microseconds:
+ *     rows                1    2    4    8   16   32
+ *     packed             50   59   78  151  299  601
+ *     in rows            53   64  124  245  460  764
  * One row reads [4096, 256] at 75 GB/s, [40960, 512] at 50 and [409600, 512] at 18; gemm.h has more.
  */
 #include <immintrin.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "float_ops.h"
@@ -137,12 +143,13 @@ INLINE void transpose(__m512i *x /* [16] */) {
     }
 }
 
-/* turned[k] = elements 4 k .. 4 k + 3 of the weight rows o .. o + 16, each + 128; those beyond n_out are the
- * last. */
-static void turn(const gemm *g, size_t o, __m512i *turned /* [n_in / 4], and up to 15 more */) {
+/* Group k of a turned block, 64 bytes: elements 4 k .. 4 k + 3 of the weight rows o .. o + 16, each + 128;
+ * those beyond n_out are the last. n_in is a multiple of 4. */
+static void turn(const gemm *g, size_t o, uint8_t *turned /* [n_in / 4, 64] */) {
     const size_t n_left = g->n_out - o, n_in = g->n_in;
     for (size_t i = 0; i < n_in; i += 64) {
-        const __mmask64 in = n_in - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n_in - i)) - 1;
+        const size_t n = n_in - i < 64 ? n_in - i : 64;
+        const __mmask64 in = ~(__mmask64)0 >> (64 - n);
         prefetch(g->w + o * n_in + i * 16, 64 * 16);
         __m512i x[16];
         for (size_t j = 0; j < 16; j++) {
@@ -150,8 +157,7 @@ static void turn(const gemm *g, size_t o, __m512i *turned /* [n_in / 4], and up 
             x[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(in, w), _mm512_set1_epi8(-128));
         }
         transpose(x);
-        for (size_t k = 0; k < 16; k++)
-            turned[i / 4 + k] = x[k];
+        memcpy(turned + i * 16, x, n * 16);
     }
 }
 
@@ -164,49 +170,116 @@ static int32_t sum_of(const int8_t *a, size_t n_in) {
     return _mm512_reduce_add_epi32(sum);
 }
 
-/* Rows r .. r + n_rows of y, n_rows at most 8, outputs o .. o + 16; a_sums: the sums of these rows of a. No
- * sum across a register is needed: a lane is an output. vpdpbusd repeats the 4 elements of a from memory. */
-INLINE void turned_tile(int n_rows, const gemm *g, const __m512i *turned, const int32_t *a_sums, size_t r,
-                        size_t o) {
-    const size_t n_in = g->n_in, n_left = g->n_out - o;
-    sums_i32 sums[8] = {0};
+/* Rows r .. r + n_rows of y, n_rows 1, 2, 4 or 8, outputs o .. o + 16 * n_blocks, n_blocks 1 or 2; a_sums:
+ * the sums of these rows of a. No sum across a register is needed: a lane is an output. Where rows and blocks
+ * are few, each of them has several sums, so that eight products are on their way. */
+INLINE void turned_tile(int n_rows, int n_blocks, const gemm *g, const uint8_t *turned, const int32_t *a_sums,
+                        size_t r, size_t o) {
+    const int n_parts = n_rows * n_blocks < 8 ? 8 / (n_rows * n_blocks) : 1;
+    const size_t n_in = g->n_in, n_groups = n_in / 4;
+    sums_i32 sums[16] = {0};
     const int8_t *a = g->a + r * n_in;
-    for (size_t k = 0; k < n_in / 4; k++) {
-        const __m512i w = turned[k];
+    for (size_t k = 0; k < n_groups; k += (size_t)n_parts)
+        for (int p = 0; p < n_parts; p++) {
+            const size_t group = k + (size_t)p;
+            if (p > 0 && group >= n_groups) break;
+            __m512i w[2];
+            for (int b = 0; b < n_blocks; b++) {
+                const uint8_t *from = turned + (size_t)b * 16 * n_in + 64 * group;
+#ifdef PFP
+                if (n_rows <= 4) prefetch((const int8_t *)from, 64);
+#endif
+                w[b] = _mm512_loadu_si512(from);
+            }
+            for (int i = 0; i < n_rows; i++) {
+                int32_t a_group;
+                memcpy(&a_group, a + (size_t)i * n_in + 4 * group, sizeof a_group);
+                for (int b = 0; b < n_blocks; b++) {
+                    sums_i32 *sum = &sums[(i * n_blocks + b) * n_parts + p];
+                    *sum = (sums_i32)_mm512_dpbusd_epi32((__m512i)*sum, w[b], _mm512_set1_epi32(a_group));
+                }
+            }
+        }
+    for (int b = 0; b < n_blocks; b++, o += 16) {
+        const size_t n_left = g->n_out - o;
+        const __mmask16 outs = (__mmask16)((1u << (n_left < 16 ? n_left : 16)) - 1);
+        const __m512 w_scale = _mm512_maskz_loadu_ps(outs, g->w_scale + o);
         for (int i = 0; i < n_rows; i++) {
-            int32_t a_k;
-            memcpy(&a_k, a + (size_t)i * n_in + 4 * k, sizeof a_k);
-            sums[i] = (sums_i32)_mm512_dpbusd_epi32((__m512i)sums[i], w, _mm512_set1_epi32(a_k));
+            const sums_i32 *part = sums + (i * n_blocks + b) * n_parts;
+            __m512i sum = _mm512_set1_epi32((int32_t)(0 - ((uint32_t)a_sums[i] << 7)));
+            for (int p = 0; p < n_parts; p++)
+                sum = _mm512_add_epi32(sum, (__m512i)part[p]);
+            const __m512 a_scale = _mm512_set1_ps(g->a_scale[r + (size_t)i]);
+            const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), a_scale), w_scale);
+            _mm512_mask_storeu_ps(g->y + (r + (size_t)i) * g->y_stride + o, outs, y);
         }
     }
-    const __mmask16 outs = (__mmask16)((1u << (n_left < 16 ? n_left : 16)) - 1);
-    const __m512 w_scale = _mm512_maskz_loadu_ps(outs, g->w_scale + o);
-    for (int i = 0; i < n_rows; i++) {
-        const int32_t offset = (int32_t)((uint32_t)a_sums[i] << 7);
-        const __m512i sum = _mm512_sub_epi32((__m512i)sums[i], _mm512_set1_epi32(offset));
-        const __m512 a_scale = _mm512_set1_ps(g->a_scale[r + (size_t)i]);
-        const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), a_scale), w_scale);
-        _mm512_mask_storeu_ps(g->y + (r + (size_t)i) * g->y_stride + o, outs, y);
+}
+
+/* Rows from .. end of y, outputs o .. o + 16 * n_blocks. */
+INLINE void turned_rows(int n_blocks, const gemm *g, const uint8_t *turned, const int32_t *a_sums,
+                        size_t from, size_t end, size_t o) {
+    const size_t eights = from + (end - from) / 8 * 8;
+    for (int b = 0; b < n_blocks; b++)
+        for (size_t r = from; r < eights; r += 8)
+            turned_tile(8, 1, g, turned + (size_t)b * 16 * g->n_in, a_sums + (r - from), r,
+                        o + 16 * (size_t)b);
+    size_t r = eights;
+    if (r + 4 <= end) {
+        turned_tile(4, n_blocks, g, turned, a_sums + (r - from), r, o);
+        r += 4;
     }
+    if (r + 2 <= end) {
+        turned_tile(2, n_blocks, g, turned, a_sums + (r - from), r, o);
+        r += 2;
+    }
+    if (r < end) turned_tile(1, n_blocks, g, turned, a_sums + (r - from), r, o);
+}
+
+static void sum_rows(const gemm *g, size_t from, size_t end, int32_t *a_sums) {
+    for (size_t r = from; r < end; r++)
+        a_sums[r - from] = sum_of(g->a + r * g->n_in, g->n_in);
 }
 
 /* Rows from .. end, at most STRIP of them. */
 static __attribute__((noinline)) void gemm_many_rows(const gemm *g, size_t from, size_t end) {
-    __m512i turned[MAX_TURNED / 4];
+    _Alignas(64) uint8_t turned[MAX_TURNED * 16];
     int32_t a_sums[STRIP];
-    for (size_t r = from; r < end; r++)
-        a_sums[r - from] = sum_of(g->a + r * g->n_in, g->n_in);
+    sum_rows(g, from, end, a_sums);
     for (size_t o = 0; o < g->n_out; o += 16) {
         turn(g, o, turned);
-        size_t r = from;
-        for (; r + 8 <= end; r += 8)
-            turned_tile(8, g, turned, a_sums + (r - from), r, o);
-        if (r + 4 <= end) {
-            turned_tile(4, g, turned, a_sums + (r - from), r, o);
-            r += 4;
-        }
-        for (; r < end; r++)
-            turned_tile(1, g, turned, a_sums + (r - from), r, o);
+        turned_rows(1, g, turned, a_sums, from, end, o);
+    }
+}
+
+static size_t packed_size(size_t n_out, size_t n_in) {
+    return n_in % 4 == 0 ? (n_out + 15) / 16 * 16 * n_in : 0;
+}
+
+static void pack_qc8w(const int8_t *w, size_t n_out, size_t n_in, uint8_t *packed) {
+    const gemm g = {.w = w, .n_in = n_in, .n_out = n_out};
+    for (size_t o = 0; o < n_out; o += 16)
+        turn(&g, o, packed + o * n_in);
+}
+
+static void gemm_qd8_packed_avx512_vnni(const int8_t *a, const float *a_scale, size_t n_rows, size_t n_in,
+                                        const uint8_t *packed, const float *w_scale, size_t n_out, float *y,
+                                        size_t y_stride) {
+    const gemm g = {.a = a,
+                    .a_scale = a_scale,
+                    .w_scale = w_scale,
+                    .n_in = n_in,
+                    .n_out = n_out,
+                    .y_stride = y_stride,
+                    .y = y};
+    int32_t a_sums[STRIP];
+    for (size_t r = 0; r < n_rows; r += STRIP) {
+        const size_t end = r + STRIP < n_rows ? r + STRIP : n_rows;
+        sum_rows(&g, r, end, a_sums);
+        size_t o = 0;
+        for (; o + 16 < n_out; o += 32)
+            turned_rows(2, &g, packed + o * n_in, a_sums, r, end, o);
+        if (o < n_out) turned_rows(1, &g, packed + o * n_in, a_sums, r, end, o);
     }
 }
 
@@ -237,4 +310,7 @@ void es2s_kernels_init_avx512_vnni(es2s_kernels *k) {
     use_float_ops(k);
     k->isa = "avx512_vnni";
     k->gemm_qd8_qc8w = gemm_qd8_qc8w_avx512_vnni;
+    k->packed_size = packed_size;
+    k->pack_qc8w = pack_qc8w;
+    k->gemm_qd8_packed = gemm_qd8_packed_avx512_vnni;
 }

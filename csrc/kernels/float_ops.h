@@ -65,9 +65,14 @@ enum {
     N_VECS = LANES / VEC,
     MATMUL_ROWS = 4, /* of a tile whose sums, with a row of b, fill the registers: 32 of them, or 16 */
 #if defined(__AVX512F__) || defined(__aarch64__)
-    MATMUL_VECS = 4
+    MATMUL_VECS = 4,
 #else
-    MATMUL_VECS = 2
+    MATMUL_VECS = 2,
+#endif
+#if defined(__AVX__) || defined(__aarch64__)
+    VALUE_BLOCKS = 4 /* of LANES elements whose sums stay in registers: all of a usual head */
+#else
+    VALUE_BLOCKS = 2
 #endif
 };
 
@@ -359,23 +364,36 @@ static inline void softmax(float *x, size_t n) {
 
 /* -------------------------------------------- Attention ------------------------------------------- */
 
+/* Asks for the n floats that lie AHEAD bytes behind x. The keys of a row, its values and the keys of the next
+ * head lie one behind the other, in runs too short for what the CPU fetches by itself: with batches of 32,
+ * whose caches outgrow the CPU's, attention took 1.4 times as long. Never faults (gemm.h). */
+static inline __attribute__((always_inline)) void prefetch_floats(const float *x, size_t n) {
+    enum { AHEAD = 4096, LINE_FLOATS = 16 };
+    for (size_t i = 0; i < n; i += LINE_FLOATS)
+        __builtin_prefetch((const void *)((uintptr_t)(x + i) + AHEAD), 0, 3);
+}
+
 static inline size_t row_of(const int32_t *index, size_t j) {
     return index ? (size_t)index[j] : j;
 }
 
 static inline void attention_scores(const float *q, const float *k, const int32_t *index, size_t n_keys,
                                     size_t d_head, const float *bias, float *scores) {
-    for (size_t j = 0; j < n_keys; j++)
-        scores[j] = dot_f32(q, k + row_of(index, j) * d_head, d_head);
+    for (size_t j = 0; j < n_keys; j++) {
+        const float *key = k + row_of(index, j) * d_head;
+        prefetch_floats(key, d_head);
+        scores[j] = dot_f32(q, key, d_head);
+    }
     if (bias) add(scores, bias, n_keys);
 }
 
-/* n_blocks * LANES elements of y. n_blocks is a constant 1 or 2, so that the sums stay in registers. */
+/* n_blocks * LANES elements of y. n_blocks is a constant, so that the sums stay in registers. */
 static inline void sum_values(int n_blocks, const float *p, const float *v, const int32_t *index,
                               size_t n_keys, size_t d_head, float *y) {
-    vec s[2 * N_VECS] = {0};
+    vec s[VALUE_BLOCKS * N_VECS] = {0};
     for (size_t j = 0; j < n_keys; j++) {
         const float *value = v + row_of(index, j) * d_head;
+        prefetch_floats(value, (size_t)n_blocks * LANES);
         for (int i = 0; i < n_blocks * N_VECS; i++)
             s[i] += p[j] * load(value + i * VEC);
     }
@@ -385,6 +403,8 @@ static inline void sum_values(int n_blocks, const float *p, const float *v, cons
 static inline void attention_values(const float *p, const float *v, const int32_t *index, size_t n_keys,
                                     size_t d_head, float *y) {
     size_t i = 0;
+    for (; i + VALUE_BLOCKS * LANES <= d_head; i += VALUE_BLOCKS * LANES)
+        sum_values(VALUE_BLOCKS, p, v + i, index, n_keys, d_head, y + i);
     for (; i + 2 * LANES <= d_head; i += 2 * LANES)
         sum_values(2, p, v + i, index, n_keys, d_head, y + i);
     for (; i + LANES <= d_head; i += LANES)

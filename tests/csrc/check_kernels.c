@@ -112,7 +112,25 @@ static float *run_gemm_qd8(const es2s_kernels *k, const gemm_case *g) {
     return y;
 }
 
+/* Split as threads split it. */
+static void check_gemm_qd8_packed(const gemm_case *g) {
+    if (g->k % 4 != 0) return;
+    const size_t n_bytes = (g->n + 15) / 16 * 16 * g->k, first = g->n / 2 / 16 * 16;
+    CHECK(kernels.packed_size(g->n, g->k) == 0 || kernels.packed_size(g->n, g->k) == n_bytes);
+    uint8_t *packed = check_alloc(n_bytes), *expected = check_alloc(n_bytes);
+    kernels.pack_qc8w(g->w, g->n, g->k, packed);
+    scalar.pack_qc8w(g->w, g->n, g->k, expected);
+    CHECK(n_bytes == 0 || memcmp(packed, expected, n_bytes) == 0);
+    float *y = check_alloc(y_size(g) * sizeof *y);
+    if (first > 0)
+        kernels.gemm_qd8_packed(g->a, g->a_scale, g->m, g->k, packed, g->w_scale, first, y, g->y_stride);
+    kernels.gemm_qd8_packed(g->a, g->a_scale, g->m, g->k, packed + first * g->k, g->w_scale + first,
+                            g->n - first, y + first, g->y_stride);
+    compare_float("y of packed weights", y, run_gemm_qd8(&scalar, g), y_size(g));
+}
+
 static void check_gemm_qd8(const gemm_case *g) {
+    check_gemm_qd8_packed(g);
     const float *y = run_gemm_qd8(&kernels, g);
     compare_float("y", y, run_gemm_qd8(&scalar, g), y_size(g)); /* the gaps between rows keep their filling */
     for (size_t r = 0; r < g->m; r++)
@@ -158,7 +176,7 @@ static void gemm_qd8_qc8w_matches(void) {
             const gemm_case g = make_gemm(5, 19, 509, a_fill, w_fill);
             check_gemm_qd8(&g);
         }
-    static const size_t MANY[] = {12, 13, 39, 133}, WIDE_NS[] = {1, 15, 16, 33},
+    static const size_t MANY[] = {1, 2, 3, 6, 8, 12, 13, 39, 133}, WIDE_NS[] = {1, 15, 16, 33, 80},
                         WIDE_KS[] = {4, 60, 64, 68, 256, 516, 3072, 3076};
     for (size_t m = 0; m < COUNT(MANY); m++)
         for (size_t n = 0; n < COUNT(WIDE_NS); n++)
@@ -191,6 +209,12 @@ static void gemm_qd8_qc8w_matches(void) {
             snprintf(label, sizeof label, "gemm_qd8_qc8w [%zu, %zu] rows=%zu", g.n, g.k, ROWS[r]);
             BENCH(label, n_bytes,
                   k->gemm_qd8_qc8w(g.a, g.a_scale, ROWS[r], g.k, g.w, g.w_scale, g.w_sums, g.n, y, g.n));
+            if (kernels.packed_size(g.n, g.k) == 0) continue;
+            uint8_t *packed = check_alloc(kernels.packed_size(g.n, g.k));
+            kernels.pack_qc8w(g.w, g.n, g.k, packed);
+            snprintf(label, sizeof label, "gemm_qd8_packed [%zu, %zu] rows=%zu", g.n, g.k, ROWS[r]);
+            BENCH(label, n_bytes,
+                  k->gemm_qd8_packed(g.a, g.a_scale, ROWS[r], g.k, packed, g.w_scale, g.n, y, g.n));
         }
     }
 }
@@ -281,7 +305,7 @@ static void gemm_f32_matches(void) {
 /* ---------------------------------------------- Attention ----------------------------------------- */
 
 static void attention_matches(void) {
-    static const size_t D_HEADS[] = {1, 15, 16, 17, 31, 32, 33, 47, 48, 61, 64, 128},
+    static const size_t D_HEADS[] = {1, 15, 16, 17, 31, 32, 33, 47, 48, 61, 64, 80, 112, 128},
                         N_KEYS[] = {0, 1, 2, 17, 61, 200};
     select_kernels();
     for (size_t d = 0; d < COUNT(D_HEADS); d++)

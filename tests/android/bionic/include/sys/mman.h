@@ -6,3 +6,5 @@
 #define MAP_FAILED ((void *)-1)
 void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
 int munmap(void *at, size_t size);
+#define MADV_DONTNEED 4
+int madvise(void *at, size_t size, int advice);
