@@ -96,8 +96,10 @@ static es2s_status read_model_params(const es2s_model_params *params, es2s_model
 
 /* What the params name takes the place of what the bundle has. */
 static void add_given_files(const es2s_model_params *params, es2s_bundle_file *files) {
-    if (params->encoder) files->encoder = (es2s_span){params->encoder, params->encoder_size};
-    if (params->tokenizer) files->tokenizer = (es2s_span){params->tokenizer, params->tokenizer_size};
+    const bool is_mapped = params->is_mapped != 0;
+    if (params->encoder) files->encoder = (es2s_span){params->encoder, params->encoder_size, is_mapped};
+    if (params->tokenizer)
+        files->tokenizer = (es2s_span){params->tokenizer, params->tokenizer_size, is_mapped};
 }
 
 es2s_status es2s_model_load(const char *path, const es2s_model_params *params, es2s_model **model_out) {
@@ -109,7 +111,6 @@ es2s_status es2s_model_load(const char *path, const es2s_model_params *params, e
 
     es2s_bundle_file files;
     ES2S_TRY(es2s_bundle_file_open(path, &files));
-    complete.is_mapped = 1;
     add_given_files(&complete, &files);
     es2s_status status =
         es2s_check_memory("model", (uint64_t)files.decoder.size + files.encoder.size + files.tokenizer.size);
@@ -130,6 +131,7 @@ es2s_status es2s_model_load_memory(const void *data, size_t size, const es2s_mod
     ES2S_TRY(read_model_params(params, &complete));
     es2s_bundle_file files;
     ES2S_TRY(es2s_bundle_file_read(data, size, &files));
+    files.decoder.is_mapped = files.encoder.is_mapped = complete.is_mapped != 0;
     add_given_files(&complete, &files);
     return es2s_model_create(&files, &complete, model_out);
 }

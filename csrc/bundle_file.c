@@ -56,7 +56,7 @@ static es2s_status read_entry(const uint8_t *data, size_t end, size_t *at, size_
     if (span && span->data)
         return es2s_fail(ES2S_BAD_FORMAT, "bundle: expected each name once, found another at byte %zu",
                          offset);
-    if (span) *span = (es2s_span){local + header, size};
+    if (span) *span = (es2s_span){.data = local + header, .size = size};
     *data_end = offset + header + size;
     return ES2S_OK;
 }
@@ -83,7 +83,7 @@ es2s_status es2s_bundle_file_read(const void *data, size_t size, es2s_bundle_fil
     if (size >= 2 && memcmp(data, "PK", 2) == 0)
         ES2S_TRY(read_zip(data, size, &bundle));
     else
-        bundle.decoder = (es2s_span){data, size};
+        bundle.decoder = (es2s_span){.data = data, .size = size};
     *bundle_out = bundle;
     return ES2S_OK;
 }
@@ -104,7 +104,7 @@ static es2s_status open_folder(const char *path, es2s_bundle_file *bundle) {
         es2s_mapping *mapping = &bundle->mappings[i];
         const es2s_status status = map_entry(path, names[i], i > 0, mapping);
         if (status != ES2S_OK) return status;
-        if (mapping->data) *spans[i] = (es2s_span){mapping->data, mapping->size};
+        if (mapping->data) *spans[i] = (es2s_span){.data = mapping->data, .size = mapping->size};
     }
     return ES2S_OK;
 }
@@ -119,6 +119,7 @@ es2s_status es2s_bundle_file_open(const char *path, es2s_bundle_file *bundle_out
         status = es2s_bundle_file_read(file.data, file.size, &bundle);
         bundle.mappings[0] = file;
     }
+    bundle.decoder.is_mapped = bundle.encoder.is_mapped = bundle.tokenizer.is_mapped = true;
     if (status != ES2S_OK)
         es2s_bundle_file_close(&bundle);
     else

@@ -12,6 +12,7 @@
 typedef struct es2s_span {
     const void *data; /* NULL: there is no such file */
     size_t size;
+    bool is_mapped; /* data lie in a read-only mapping of a file */
 } es2s_span;
 
 typedef struct es2s_bundle_file {

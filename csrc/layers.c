@@ -7,7 +7,7 @@
 enum {
     MIN_PARALLEL_PRODUCTS = 1 << 17, /* fewer are done before a worker has noticed */
     ITEMS_PER_THREAD = 4,            /* more even out a slower core, fewer cost less to hand out */
-    OUTPUTS_MULTIPLE = 16            /* keeps the tiles of the kernels whole */
+    OUTPUTS_MULTIPLE = 32            /* keeps the tiles of the kernels and packed blocks whole */
 };
 
 static uint64_t max_u64(uint64_t a, uint64_t b) {

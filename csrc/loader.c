@@ -10,7 +10,7 @@
 
 #define MAX_POSITIONS 65536
 
-enum { PACKED_TOGETHER = 512 }; /* outputs: so much is in memory twice */
+enum { PACKED_TOGETHER = 512 }; /* outputs, whole blocks: so much is in memory twice */
 
 /* ============================================== Keys ============================================= */
 
@@ -88,7 +88,8 @@ es2s_features es2s_load_features(es2s_loader *l) {
 
 /* ============================================ Tensors ============================================ */
 
-static const void *get_tensor(es2s_loader *l, const char *suffix, es2s_dtype dtype, int n_dims, uint64_t *dims) {
+static const void *get_tensor(es2s_loader *l, const char *suffix, es2s_dtype dtype, int n_dims,
+                              uint64_t *dims) {
     const void *data = NULL;
     if (l->status != ES2S_OK) return NULL;
     snprintf(l->name, sizeof l->name, "%s%s", l->prefix, suffix);
@@ -170,17 +171,24 @@ es2s_matrix es2s_load_matrix(es2s_loader *l, const char *suffix, int32_t n_out, 
     return w;
 }
 
+/* All of it, again and again: a read brings along the pages around it. */
+void es2s_let_go_of_packed(const es2s_loader *l) {
+    if (l->has_packed) es2s_mapping_let_go(l->file.data, l->n_mapped);
+}
+
 void es2s_pack_matrix(es2s_loader *l, es2s_matrix *w) {
     const es2s_kernels *kernels = l->kernels;
     const size_t n_out = (size_t)w->n_out, n_in = (size_t)w->n_in;
     const size_t n_bytes = l->packs && l->is_int8 ? kernels->packed_size(n_out, n_in) : 0;
     if (n_bytes == 0) return;
     uint8_t *packed = es2s_arena_take(l->arena, n_bytes, 1);
+    l->has_packed = true;
+    if (!packed) es2s_let_go_of_packed(l); /* what was read to verify it */
     if (!packed || l->status != ES2S_OK) return;
     for (size_t o = 0; o < n_out; o += PACKED_TOGETHER) {
         const size_t n = n_out - o < PACKED_TOGETHER ? n_out - o : PACKED_TOGETHER;
         kernels->pack_qc8w(w->q + o * n_in, n, n_in, packed + o * n_in);
-        if (l->is_mapped) es2s_mapping_let_go(w->q + o * n_in, n * n_in);
+        es2s_let_go_of_packed(l);
     }
     w->packed = packed;
 }

@@ -18,8 +18,9 @@ typedef struct es2s_loader {
     es2s_weights_file file;
     es2s_arena *arena;
     const es2s_kernels *kernels;
-    bool packs;     /* int8 matrices, where the kernels have an order of their own */
-    bool is_mapped; /* the file is a mapping, whose pages can be let go */
+    bool packs;      /* int8 matrices, where the kernels have an order of their own */
+    size_t n_mapped; /* bytes of the file, if it is a mapping whose pages can be let go, else 0 */
+    bool has_packed;
     bool is_int8, norm_is_layer, linear_has_bias;
     char prefix[32]; /* of the tensors asked for: "layers.3." or "" */
     char name[64];   /* the tensor asked for last, for messages */
@@ -57,6 +58,9 @@ es2s_matrix es2s_load_matrix(es2s_loader *l, const char *name, int32_t n_out, in
 /* A copy of int8 weights in the order in which the kernels read them, if the loader packs and they have one.
  */
 void es2s_pack_matrix(es2s_loader *l, es2s_matrix *w);
+
+/* After all: lets go of a file whose weights were packed. */
+void es2s_let_go_of_packed(const es2s_loader *l);
 
 /* `<name>.weight`, packed, and, in a model that has them, `<name>.bias`. */
 es2s_matrix es2s_load_linear(es2s_loader *l, const char *name, int32_t n_out, int32_t n_in);

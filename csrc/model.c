@@ -11,8 +11,8 @@
 #include "arena.h"
 #include "error.h"
 
-/* Bytes of weights that a cache may keep from step to step; larger ones wait for memory in any order. */
-enum { MAX_PACKED_FILE = 8 << 20 };
+/* Bytes of weights that are copied into the order of the kernels although the original stays in memory. */
+enum { MAX_SECOND_COPY = 8 << 20 };
 
 /* What decoder.weights says beyond features and sizes. */
 typedef struct contents {
@@ -124,9 +124,14 @@ typedef struct reader {
     bool has_encoder, has_tokenizer;
 } reader;
 
+static void set_packing(es2s_loader *l, const es2s_span *file) {
+    l->n_mapped = file->is_mapped ? file->size : 0;
+    l->packs = file->is_mapped || file->size <= MAX_SECOND_COPY;
+}
+
 static es2s_status read_decoder_keys(reader *r, const es2s_span *file, bool verify, es2s_model *m) {
     es2s_loader *l = &r->decoder;
-    l->packs = file->size <= MAX_PACKED_FILE;
+    set_packing(l, file);
     l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
     r->contents = read_keys(l, m);
     r->fit = (es2s_encoder_fit){m->dims.d_model, m->dims.max_source_len, m->dims.n_layers,
@@ -136,6 +141,7 @@ static es2s_status read_decoder_keys(reader *r, const es2s_span *file, bool veri
 
 static es2s_status read_encoder_keys(reader *r, const es2s_span *file, bool verify, es2s_encoder *e) {
     es2s_loader *l = &r->encoder;
+    set_packing(l, file);
     l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
     es2s_encoder_read_keys(l, e, &r->fit);
     return l->status == ES2S_OK ? ES2S_OK : es2s_fail_within("encoder.weights", l->status);
@@ -175,6 +181,8 @@ static es2s_status read_model(reader *r, es2s_model *m, es2s_encoder *e, const e
         if (tokenizer) *tokenizer = *t;
         m->tokenizer = tokenizer;
     }
+    es2s_let_go_of_packed(d);
+    es2s_let_go_of_packed(l);
     if (model) *model = *m;
     *model_out = model;
     return ES2S_OK;
@@ -192,7 +200,6 @@ es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_pa
     reader r = {.has_encoder = files->encoder.data != NULL, .has_tokenizer = files->tokenizer.data != NULL};
     r.decoder.kernels = r.encoder.kernels = &m.kernels;
     r.decoder.arena = r.encoder.arena = &r.arena;
-    r.decoder.is_mapped = params->is_mapped != 0;
     ES2S_TRY(read_decoder_keys(&r, &files->decoder, verify, &m));
     if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, &files->encoder, verify, &e));
     if (r.has_tokenizer) ES2S_TRY(read_tokenizer(&r, &files->tokenizer, verify, &m.dims, &t));
@@ -200,7 +207,7 @@ es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_pa
 
     const size_t n_bytes = r.arena.used;
     ES2S_TRY(es2s_check_memory("model", n_bytes));
-    r.arena = (es2s_arena){.base = es2s_alloc(n_bytes)};
+    r.arena = (es2s_arena){.base = es2s_alloc_hot(n_bytes)};
     if (!r.arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "model: cannot allocate %zu bytes", n_bytes);
     es2s_status status = read_model(&r, &m, &e, &t, &model);
     assert(status != ES2S_OK || r.arena.used == n_bytes);

@@ -1,5 +1,5 @@
-/* What Linux and Android have beyond POSIX: which cores are fast, how much memory is left, and letting go of
- * a mapping's pages. Elsewhere nobody tells, and nothing is limited. */
+/* What Linux and Android have beyond POSIX: which cores are fast, how much memory is left, and huge pages and
+ * letting go of pages. Elsewhere nobody tells, and nothing is limited. */
 #ifdef __linux__
 #define _GNU_SOURCE /* CPU sets, madvise */
 #endif
@@ -157,6 +157,10 @@ uint64_t es2s_available_memory(const char *root) {
     return left;
 }
 
+void es2s_prefer_huge_pages(void *block, size_t size) {
+    madvise(block, size, MADV_HUGEPAGE);
+}
+
 /* Whole pages only: their neighbours may be needed. */
 void es2s_mapping_let_go(const void *data, size_t size) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data;
@@ -180,6 +184,11 @@ bool es2s_thread_keep_to(const es2s_cpus *cpus) {
 uint64_t es2s_available_memory(const char *root) {
     (void)root;
     return UINT64_MAX;
+}
+
+void es2s_prefer_huge_pages(void *block, size_t size) {
+    (void)block;
+    (void)size;
 }
 
 void es2s_mapping_let_go(const void *data, size_t size) {

@@ -66,6 +66,15 @@ void *es2s_alloc(size_t size) {
     return posix_memalign(&block, 64, size) == 0 ? block : NULL;
 }
 
+void *es2s_alloc_hot(size_t size) {
+    const size_t huge_page = 2 << 20;
+    if (size < huge_page) return es2s_alloc(size);
+    void *block = NULL;
+    if (posix_memalign(&block, huge_page, size) != 0) return NULL;
+    es2s_prefer_huge_pages(block, size);
+    return block;
+}
+
 void es2s_free(void *block) {
     free(block);
 }

@@ -117,7 +117,7 @@ def steps(
 
     rows = (1, 4)
     with open_bundle(folder / BUNDLE) as bundle:
-        model = DecoderModel(bundle.read(FILE), num_threads=threads, isa=isa, verify=False)
+        model = DecoderModel(bundle.read(FILE), num_threads=threads, isa=isa, verify=False, is_mapped=True)
     dims = model.dims
     shape = (dims.n_layers, 2, dims.n_heads, source_len, dims.d_head)
     cross_kv = np.random.default_rng(0).standard_normal(shape, np.float32)

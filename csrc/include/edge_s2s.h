@@ -91,7 +91,7 @@ typedef struct es2s_model_params {
     const void *tokenizer; /* tokenizer.table, the same */
     size_t tokenizer_size;
     int32_t pin_threads; /* non-zero: all threads but the caller's keep to the fast cores, where Linux tells them apart; default 0 */
-    int32_t is_mapped;   /* es2s_model_load_memory, non-zero: data lie in a read-only mapping of a file, of which pages may be let go (MADV_DONTNEED); default 0 */
+    int32_t is_mapped; /* non-zero: the bytes that the caller hands over lie in read-only mappings of files, of which pages may be let go (MADV_DONTNEED); default 0 */
 } es2s_model_params;
 
 typedef struct es2s_model_dims {

@@ -9,10 +9,9 @@
  *
  * One tile is always 16 sums, one register each: 1 row x 16 outputs, 2 x 8 or 4 x 4. They end in one
  * transposing sum whose 16 lanes are the tile in row-major order, so the epilogue is the same for each shape.
- * For a few rows memory is the limit; for many this sum costs as much as the products of 160 elements. There
- * a block of weights is turned once, so that the lanes of a register are outputs and nothing is left to sum;
- * then the weights are the unsigned side, moved by 128, and the row sums of the activations are subtracted.
- * Weights that stay in a cache are kept turned: packed (kernels.h).
+ * That sum costs as much as the products of 160 elements. In packed weights (kernels.h) the lanes of a
+ * register are outputs and nothing is left to sum; there the weights are the unsigned side, moved by 128, and
+ * the row sums of the activations are subtracted.
  *
  * Traps. The accumulators have an int32 vector type, not __m512i: gcc 12 copies every one of them twice per
  * step when it has to convert between the two modes. The odd end of n_in comes before the loop, not after it:
@@ -20,16 +19,12 @@
  * loads never fault on the bytes that they leave out, but where these lie in an unmapped page they take
  * hundreds of cycles, so the row scales are loaded by at most four.
  *
- * One core of an AMD EPYC (Zen 4), gcc 12.2 -O3, 1e9 products a second, best of 0.4 s (bounds.c: 231):
- *     weights        4 rows  16 rows  32 rows  128 rows   without turning: 16   32   128
- *     [4096, 256]       142      171      192      205                    142  141   141
- *     [2048, 512]       180      182      198      218                    184  182   179
- *     [1024, 1024]      198      205      205      218                    206  205   205
- * Packed, 4 MB as 16 times [1024, 256], against the same in rows, microseconds:
- *     rows                1    2    4    8   16   32
- *     packed             50   59   78  151  299  601
- *     in rows            53   64  124  245  460  764
- * One row reads [4096, 256] at 75 GB/s, [40960, 512] at 50 and [409600, 512] at 18; gemm.h has more.
+ * One core of an AMD EPYC (Zen 4), gcc 12.2 -O3. 4 MB as 16 times [1024, 256], microseconds (bounds.c: 18 a
+ * row): rows                1    2    4    8   16   32 packed             44   45   75  150  299  598 in rows
+ * 53   64  124  245  460  980 One row of packed weights, GB/s, and a plain read of the same pages: MB 4    16
+ * 40    88   200 huge pages, packed             96    77    46    33    33 plain read        100    82    53
+ * 32    32 in rows            76    68    34    24    21 4 KiB pages, packed            98    66    31    23
+ * 23 in rows           77    60    32    22    20
  */
 #include <immintrin.h>
 #include <stdbool.h>
@@ -109,14 +104,27 @@ INLINE void tile(int n_rows, const gemm *g, size_t r, size_t o) {
     }
 }
 
-/* ---- many rows: a block of 16 weight rows, turned so that a register holds 4 elements of each ---- */
+/* Blocks of 16 weight rows stay in the L1 cache while all rows of a pass over them. */
+static void gemm_qd8_qc8w_avx512_vnni(const int8_t *a, const float *a_scale, size_t n_rows, size_t n_in,
+                                      const int8_t *w, const float *w_scale, const int32_t *w_sums,
+                                      size_t n_out, float *y, size_t y_stride) {
+    const gemm g = {a, a_scale, w, w_scale, w_sums, n_in, n_out, y_stride, y};
+    for (size_t block = 0; block < n_out; block += 16) {
+        const size_t end = block + 16 < n_out ? block + 16 : n_out;
+        size_t r = 0;
+        for (; r + 4 <= n_rows; r += 4)
+            for (size_t o = block; o < end; o += 4)
+                tile(4, &g, r, o);
+        for (; r + 2 <= n_rows; r += 2)
+            for (size_t o = block; o < end; o += 8)
+                tile(2, &g, r, o);
+        if (r < n_rows) tile(1, &g, r, block);
+    }
+}
 
-enum {
-    MIN_ROWS = 12,
-    IN_PER_ROW = 24,   /* turning a block costs by n_in, what it saves by the number of rows */
-    MAX_TURNED = 3072, /* n_in: 48 KiB of stack */
-    STRIP = 128        /* rows between two turns of a block */
-};
+/* ---- packed weights ---- */
+
+enum { STRIP = 128 }; /* rows whose sums are on the stack */
 
 /* 16 x 16 int32: out[k] holds element k of each row. */
 INLINE void transpose(__m512i *x /* [16] */) {
@@ -143,21 +151,22 @@ INLINE void transpose(__m512i *x /* [16] */) {
     }
 }
 
-/* Group k of a turned block, 64 bytes: elements 4 k .. 4 k + 3 of the weight rows o .. o + 16, each + 128;
- * those beyond n_out are the last. n_in is a multiple of 4. */
-static void turn(const gemm *g, size_t o, uint8_t *turned /* [n_in / 4, 64] */) {
-    const size_t n_left = g->n_out - o, n_in = g->n_in;
+/* Group k of 16 outputs, 64 bytes at packed + 128 * k: elements 4 k .. 4 k + 3 of the weight rows o .. o +
+ * 16, each + 128; those beyond n_out are the last. */
+static void turn(const gemm *g, size_t o, uint8_t *packed) {
+    const size_t n_in = g->n_in, n_left = o < g->n_out ? g->n_out - o : 0;
     for (size_t i = 0; i < n_in; i += 64) {
         const size_t n = n_in - i < 64 ? n_in - i : 64;
         const __mmask64 in = ~(__mmask64)0 >> (64 - n);
         prefetch(g->w + o * n_in + i * 16, 64 * 16);
         __m512i x[16];
         for (size_t j = 0; j < 16; j++) {
-            const int8_t *w = g->w + (o + (j < n_left ? j : n_left - 1)) * n_in + i;
+            const int8_t *w = g->w + (j < n_left ? o + j : g->n_out - 1) * n_in + i;
             x[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(in, w), _mm512_set1_epi8(-128));
         }
         transpose(x);
-        memcpy(turned + i * 16, x, n * 16);
+        for (size_t k = 0; k < n / 4; k++)
+            _mm512_storeu_si512(packed + 128 * (i / 4 + k), x[k]);
     }
 }
 
@@ -170,96 +179,84 @@ static int32_t sum_of(const int8_t *a, size_t n_in) {
     return _mm512_reduce_add_epi32(sum);
 }
 
-/* Rows r .. r + n_rows of y, n_rows 1, 2, 4 or 8, outputs o .. o + 16 * n_blocks, n_blocks 1 or 2; a_sums:
- * the sums of these rows of a. No sum across a register is needed: a lane is an output. Where rows and blocks
- * are few, each of them has several sums, so that eight products are on their way. */
-INLINE void turned_tile(int n_rows, int n_blocks, const gemm *g, const uint8_t *turned, const int32_t *a_sums,
-                        size_t r, size_t o) {
-    const int n_parts = n_rows * n_blocks < 8 ? 8 / (n_rows * n_blocks) : 1;
+/* Rows r .. r + n_rows of y, n_rows 1, 2, 4 or 8, outputs o .. o + 32 from their block. a_sums: the sums of
+ * these rows of a. Few rows have several sums for each output, so that eight products are on their way.
+ * asks_for_next: for the next block, too. */
+INLINE void packed_tile(int n_rows, bool asks_for_next, const gemm *g, const uint8_t *block,
+                        const int32_t *a_sums, size_t r, size_t o) {
+    const int n_parts = n_rows < 4 ? 4 / n_rows : 1;
     const size_t n_in = g->n_in, n_groups = n_in / 4;
-    sums_i32 sums[16] = {0};
     const int8_t *a = g->a + r * n_in;
+    sums_i32 sums[16] = {0}; /* [n_rows, 2, n_parts] */
     for (size_t k = 0; k < n_groups; k += (size_t)n_parts)
         for (int p = 0; p < n_parts; p++) {
             const size_t group = k + (size_t)p;
             if (p > 0 && group >= n_groups) break;
-            __m512i w[2];
-            for (int b = 0; b < n_blocks; b++) {
-                const uint8_t *from = turned + (size_t)b * 16 * n_in + 64 * group;
-#ifdef PFP
-                if (n_rows <= 4) prefetch((const int8_t *)from, 64);
-#endif
-                w[b] = _mm512_loadu_si512(from);
+            const uint8_t *const from = block + 128 * group;
+            const __m512i w[] = {_mm512_loadu_si512(from), _mm512_loadu_si512(from + 64)};
+            if (asks_for_next) {
+                const uintptr_t next = (uintptr_t)from + 32 * n_in;
+                __builtin_prefetch((const void *)next, 0, 2);
+                __builtin_prefetch((const void *)(next + 64), 0, 2);
             }
             for (int i = 0; i < n_rows; i++) {
                 int32_t a_group;
                 memcpy(&a_group, a + (size_t)i * n_in + 4 * group, sizeof a_group);
-                for (int b = 0; b < n_blocks; b++) {
-                    sums_i32 *sum = &sums[(i * n_blocks + b) * n_parts + p];
+                for (int b = 0; b < 2; b++) {
+                    sums_i32 *sum = &sums[(i * 2 + b) * n_parts + p];
                     *sum = (sums_i32)_mm512_dpbusd_epi32((__m512i)*sum, w[b], _mm512_set1_epi32(a_group));
                 }
             }
         }
-    for (int b = 0; b < n_blocks; b++, o += 16) {
-        const size_t n_left = g->n_out - o;
-        const __mmask16 outs = (__mmask16)((1u << (n_left < 16 ? n_left : 16)) - 1);
-        const __m512 w_scale = _mm512_maskz_loadu_ps(outs, g->w_scale + o);
+    const size_t n_left = g->n_out - o;
+    const __mmask32 outs = n_left < 32 ? ((__mmask32)1 << n_left) - 1 : ~(__mmask32)0;
+    for (int b = 0; b < 2; b++) {
+        const __mmask16 outs_b = (__mmask16)(outs >> 16 * b);
+        if (outs_b == 0) break;
+        const size_t o_b = o + 16 * (size_t)b;
+        const __m512 w_scale = _mm512_maskz_loadu_ps(outs_b, g->w_scale + o_b);
         for (int i = 0; i < n_rows; i++) {
-            const sums_i32 *part = sums + (i * n_blocks + b) * n_parts;
             __m512i sum = _mm512_set1_epi32((int32_t)(0 - ((uint32_t)a_sums[i] << 7)));
             for (int p = 0; p < n_parts; p++)
-                sum = _mm512_add_epi32(sum, (__m512i)part[p]);
+                sum = _mm512_add_epi32(sum, (__m512i)sums[(i * 2 + b) * n_parts + p]);
             const __m512 a_scale = _mm512_set1_ps(g->a_scale[r + (size_t)i]);
             const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), a_scale), w_scale);
-            _mm512_mask_storeu_ps(g->y + (r + (size_t)i) * g->y_stride + o, outs, y);
+            _mm512_mask_storeu_ps(g->y + (r + (size_t)i) * g->y_stride + o_b, outs_b, y);
         }
     }
 }
 
-/* Rows from .. end of y, outputs o .. o + 16 * n_blocks. */
-INLINE void turned_rows(int n_blocks, const gemm *g, const uint8_t *turned, const int32_t *a_sums,
-                        size_t from, size_t end, size_t o) {
-    const size_t eights = from + (end - from) / 8 * 8;
-    for (int b = 0; b < n_blocks; b++)
-        for (size_t r = from; r < eights; r += 8)
-            turned_tile(8, 1, g, turned + (size_t)b * 16 * g->n_in, a_sums + (r - from), r,
-                        o + 16 * (size_t)b);
-    size_t r = eights;
+/* Rows from .. end of y, outputs o .. o + 32. With several tiles the next block is asked for during the
+ * first: the CPU itself looks ahead only while it reads on. */
+static void packed_rows(const gemm *g, const uint8_t *block, const int32_t *a_sums, size_t from, size_t end,
+                        size_t o) {
+    size_t r = from;
+    if (end - from >= 16) {
+        packed_tile(8, true, g, block, a_sums, r, o);
+        r += 8;
+    }
+    for (; r + 8 <= end; r += 8)
+        packed_tile(8, false, g, block, a_sums + (r - from), r, o);
     if (r + 4 <= end) {
-        turned_tile(4, n_blocks, g, turned, a_sums + (r - from), r, o);
+        packed_tile(4, false, g, block, a_sums + (r - from), r, o);
         r += 4;
     }
     if (r + 2 <= end) {
-        turned_tile(2, n_blocks, g, turned, a_sums + (r - from), r, o);
+        packed_tile(2, false, g, block, a_sums + (r - from), r, o);
         r += 2;
     }
-    if (r < end) turned_tile(1, n_blocks, g, turned, a_sums + (r - from), r, o);
+    if (r < end) packed_tile(1, false, g, block, a_sums + (r - from), r, o);
 }
 
-static void sum_rows(const gemm *g, size_t from, size_t end, int32_t *a_sums) {
-    for (size_t r = from; r < end; r++)
-        a_sums[r - from] = sum_of(g->a + r * g->n_in, g->n_in);
+static size_t packed_size_avx512_vnni(size_t n_out, size_t n_in) {
+    return n_in % 4 == 0 ? (n_out + 31) / 32 * 32 * n_in : 0;
 }
 
-/* Rows from .. end, at most STRIP of them. */
-static __attribute__((noinline)) void gemm_many_rows(const gemm *g, size_t from, size_t end) {
-    _Alignas(64) uint8_t turned[MAX_TURNED * 16];
-    int32_t a_sums[STRIP];
-    sum_rows(g, from, end, a_sums);
-    for (size_t o = 0; o < g->n_out; o += 16) {
-        turn(g, o, turned);
-        turned_rows(1, g, turned, a_sums, from, end, o);
-    }
-}
-
-static size_t packed_size(size_t n_out, size_t n_in) {
-    return n_in % 4 == 0 ? (n_out + 15) / 16 * 16 * n_in : 0;
-}
-
-static void pack_qc8w(const int8_t *w, size_t n_out, size_t n_in, uint8_t *packed) {
+static void pack_qc8w_avx512_vnni(const int8_t *w, size_t n_out, size_t n_in, uint8_t *packed) {
     const gemm g = {.w = w, .n_in = n_in, .n_out = n_out};
-    for (size_t o = 0; o < n_out; o += 16)
-        turn(&g, o, packed + o * n_in);
+    for (size_t o = 0; o < n_out; o += 32)
+        for (size_t b = 0; b < 2; b++)
+            turn(&g, o + 16 * b, packed + o * n_in + 64 * b);
 }
 
 static void gemm_qd8_packed_avx512_vnni(const int8_t *a, const float *a_scale, size_t n_rows, size_t n_in,
@@ -273,36 +270,12 @@ static void gemm_qd8_packed_avx512_vnni(const int8_t *a, const float *a_scale, s
                     .y_stride = y_stride,
                     .y = y};
     int32_t a_sums[STRIP];
-    for (size_t r = 0; r < n_rows; r += STRIP) {
-        const size_t end = r + STRIP < n_rows ? r + STRIP : n_rows;
-        sum_rows(&g, r, end, a_sums);
-        size_t o = 0;
-        for (; o + 16 < n_out; o += 32)
-            turned_rows(2, &g, packed + o * n_in, a_sums, r, end, o);
-        if (o < n_out) turned_rows(1, &g, packed + o * n_in, a_sums, r, end, o);
-    }
-}
-
-/* Blocks of 16 weight rows stay in the L1 cache while all rows of a pass over them. */
-static void gemm_qd8_qc8w_avx512_vnni(const int8_t *a, const float *a_scale, size_t n_rows, size_t n_in,
-                                      const int8_t *w, const float *w_scale, const int32_t *w_sums,
-                                      size_t n_out, float *y, size_t y_stride) {
-    const gemm g = {a, a_scale, w, w_scale, w_sums, n_in, n_out, y_stride, y};
-    if (n_rows >= MIN_ROWS && n_rows * IN_PER_ROW >= n_in && n_in % 4 == 0 && n_in <= MAX_TURNED) {
-        for (size_t r = 0; r < n_rows; r += STRIP)
-            gemm_many_rows(&g, r, r + STRIP < n_rows ? r + STRIP : n_rows);
-        return;
-    }
-    for (size_t block = 0; block < n_out; block += 16) {
-        const size_t end = block + 16 < n_out ? block + 16 : n_out;
-        size_t r = 0;
-        for (; r + 4 <= n_rows; r += 4)
-            for (size_t o = block; o < end; o += 4)
-                tile(4, &g, r, o);
-        for (; r + 2 <= n_rows; r += 2)
-            for (size_t o = block; o < end; o += 8)
-                tile(2, &g, r, o);
-        if (r < n_rows) tile(1, &g, r, block);
+    for (size_t from = 0; from < n_rows; from += STRIP) {
+        const size_t end = from + STRIP < n_rows ? from + STRIP : n_rows;
+        for (size_t r = from; r < end; r++)
+            a_sums[r - from] = sum_of(a + r * n_in, n_in);
+        for (size_t o = 0; o < n_out; o += 32)
+            packed_rows(&g, packed + o * n_in, a_sums, from, end, o);
     }
 }
 
@@ -310,7 +283,7 @@ void es2s_kernels_init_avx512_vnni(es2s_kernels *k) {
     use_float_ops(k);
     k->isa = "avx512_vnni";
     k->gemm_qd8_qc8w = gemm_qd8_qc8w_avx512_vnni;
-    k->packed_size = packed_size;
-    k->pack_qc8w = pack_qc8w;
+    k->packed_size = packed_size_avx512_vnni;
+    k->pack_qc8w = pack_qc8w_avx512_vnni;
     k->gemm_qd8_packed = gemm_qd8_packed_avx512_vnni;
 }

@@ -39,14 +39,14 @@ typedef struct es2s_kernels {
                           const float *w_scale /* [n_out] */, const int32_t *w_sums /* [n_out] */,
                           size_t n_out, float *y, size_t y_stride);
 
-    /* Packed weights lie in the order in which a GEMM with many lanes reads them: blocks of 16 outputs, in a
-     * block 4 elements of each output, then the next 4; as bytes, + 128. No sum across a register is left,
-     * which pays where the weights stay in a cache. Outputs from a multiple of 16 on begin at packed + output
-     * * n_in; the last block is filled up. packed_size: bytes, 0 if packing this shape does not pay in this
-     * set. */
+    /* Packed weights lie in the order in which a GEMM with many lanes reads them: blocks of 32 outputs, in a
+     * block 4 elements of each output, then the next 4; as bytes, + 128. They are one stream, which memory
+     * likes, and no sum across a register is left. Outputs from a multiple of 32 on begin at
+     * packed + output * n_in; the last block is filled up. packed_size: bytes, 0 if this set has no use for
+     * it or the shape cannot be packed. */
     size_t (*packed_size)(size_t n_out, size_t n_in);
     void (*pack_qc8w)(const int8_t *w /* [n_out, n_in], n_in a multiple of 4 */, size_t n_out, size_t n_in,
-                      uint8_t *packed /* [(n_out + 15) / 16, n_in / 4, 16, 4] */);
+                      uint8_t *packed /* [(n_out + 31) / 32, n_in / 4, 32, 4] */);
 
     /* The same y as gemm_qd8_qc8w. */
     void (*gemm_qd8_packed)(const int8_t *a /* [n_rows, n_in] */, const float *a_scale /* [n_rows] */,

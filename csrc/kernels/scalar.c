@@ -35,11 +35,11 @@ static size_t packed_size_scalar(size_t n_out, size_t n_in) {
 
 /* Where element i of output o lies. */
 static size_t packed_index(size_t o, size_t i, size_t n_in) {
-    return o / 16 * 16 * n_in + i / 4 * 64 + o % 16 * 4 + i % 4;
+    return o / 32 * 32 * n_in + i / 4 * 128 + o % 32 * 4 + i % 4;
 }
 
 static void pack_qc8w_scalar(const int8_t *w, size_t n_out, size_t n_in, uint8_t *packed) {
-    for (size_t o = 0; o < (n_out + 15) / 16 * 16; o++)
+    for (size_t o = 0; o < (n_out + 31) / 32 * 32; o++)
         for (size_t i = 0; i < n_in; i++)
             packed[packed_index(o, i, n_in)] = (uint8_t)(w[(o < n_out ? o : n_out - 1) * n_in + i] + 128);
 }

@@ -115,7 +115,7 @@ static float *run_gemm_qd8(const es2s_kernels *k, const gemm_case *g) {
 /* Split as threads split it. */
 static void check_gemm_qd8_packed(const gemm_case *g) {
     if (g->k % 4 != 0) return;
-    const size_t n_bytes = (g->n + 15) / 16 * 16 * g->k, first = g->n / 2 / 16 * 16;
+    const size_t n_bytes = (g->n + 31) / 32 * 32 * g->k, first = g->n / 2 / 32 * 32;
     CHECK(kernels.packed_size(g->n, g->k) == 0 || kernels.packed_size(g->n, g->k) == n_bytes);
     uint8_t *packed = check_alloc(n_bytes), *expected = check_alloc(n_bytes);
     kernels.pack_qc8w(g->w, g->n, g->k, packed);
