@@ -1,10 +1,12 @@
 """The tokenizer of the C core gives what the tokenizers library does, on every string, for every family."""
 
 import dataclasses
+import io
+import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import zstandard
 
 import edge_s2s
 from c_builds import ROOT
@@ -40,6 +43,7 @@ from edge_s2s_export.tokenizer_table import (
 )
 from edge_s2s_export.unicode_tables import as_rows, class_tables, normalization_tables
 from random_weights import random_weights
+from test_default_bundle import DATA
 from tiny_bundle import tiny_keys, tiny_manifest
 from tiny_tokenizers import FAMILIES, strings
 
@@ -465,15 +469,67 @@ def test_damaged_tables_never_crash():
     assert 0 < n_accepted < 300
 
 
+@cache
+def data_lines(name: str) -> list[str]:
+    """Lines of the texts of a data set's valid split, with their breaks."""
+    with (DATA.parent.parent / name / DATA.name).open("rb") as file:
+        rows = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        values = [value for row in map(json.loads, rows) for value in row.values()]
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return [line for text in texts if isinstance(text, str) for line in text.splitlines(keepends=True)]
+
+
+def fuzzed_strings(lines: list[str], n: int, seed: int) -> Iterator[str]:
+    """Lines in which parts are lost, doubled, replaced by another line's, or have characters between them."""
+    draw = random.Random(seed)
+    for _ in range(n):
+        text = draw.choice(lines)
+        for _ in range(draw.randrange(1, 6)):
+            start, end = sorted(draw.randrange(len(text) + 1) for _ in range(2))
+            part, other = text[start:end], draw.choice(lines)
+            noise = "".join(draw.choice(LETTERS)(draw) for _ in range(draw.randrange(4)))
+            part = draw.choice(["", part * 2, other[start:end], noise, part + noise, part[::-1]])
+            text = (text[:start] + part + text[end:])[:400]
+        yield text
+
+
+def code_points() -> Iterator[str]:
+    """A string for every character: alone, behind a letter and before marks."""
+    return (f"{chr(c)} a{chr(c)}\u0316\u0301" for characters in RANGES for c in characters)
+
+
+def strata(name: str) -> dict[str, Iterable[str]]:
+    """Strings by their kind. The default tokenizer has the most of each."""
+    default = name == "default"
+    sets = sorted(path.parent.name for path in DATA.parent.parent.glob(f"*/{DATA.name}"))
+    lines = {name: data_lines(name) for name in (sets if default else ["dialogsum"])}
+    return {
+        "code points": code_points() if default else itertools.islice(code_points(), 0, None, 37),
+        "random Unicode": random_strings(400_000 if default else 60_000, seed=8),
+        "all kinds": strings(2000, seed=9),
+        **{f"data set {name}": texts for name, texts in lines.items()},
+        "fuzzed": fuzzed_strings(lines["dialogsum"], 100_000 if default else 10_000, seed=10),
+    }
+
+
 @pytest.mark.release
 @pytest.mark.timeout(7200)
+@pytest.mark.skipif(not DATA.exists(), reason="DialogSum is not there (EDGE_S2S_DATA)")
 def test_a_million_strings_have_the_same_tokens(folder: Path):
-    counts = {}
+    report = {}
     for name in ("default", *COMPILED):
         pair = default() if name == "default" else own(name, folder)
-        n = 400_000 if name == "default" else 60_000
-        assert [text for text in random_strings(n, seed=8) if pair.differ_on(text)] == []
-        assert [text for text in strings(2000, seed=9) if pair.differ_on(text)] == []
-        counts[name] = {"random": n, "of_all_kinds": 2000, "different": 0}
+        counts = {}
+        for stratum, texts in strata(name).items():
+            differ = [pair.differ_on(text) for text in texts]
+            assert not any(differ), (name, stratum, differ.index(True))
+            counts[stratum] = len(differ)
+        report[name] = {**counts, "strings": sum(counts.values()), "different": 0}
+    assert report["default"]["strings"] >= 1_000_000
     REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def test_fuzzed_lines_have_the_same_tokens(pair: Pair):
+    lines = [line for text in probe_texts(60) for line in text.splitlines(keepends=True)]
+    assert [text for text in fuzzed_strings(lines, 500, seed=11) if pair.differ_on(text)] == []
