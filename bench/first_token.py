@@ -15,17 +15,17 @@ LABEL = "edge_s2s, C program"
 SOURCE = Path(__file__).with_suffix(".c")
 
 
-def build(folder: Path) -> Path:
-    """The program, in a folder that the next run finds again; PeerError if it cannot be built."""
+def build(folder: Path, source: Path = SOURCE) -> Path:
+    """The program of a source, in a folder that the next run finds again; PeerError if it cannot be built."""
     beside = Path(sys.executable).with_name("cmake")
     cmake, cc = str(beside) if beside.exists() else shutil.which("cmake"), compiler()
     if cmake is None or cc is None:
         raise PeerError(
             f"expected cmake and a C compiler, found {cmake or 'no cmake'} and {cc or 'no compiler'}"
         )
-    program = folder / "first_token"
+    program = folder / source.stem
     options = ["-std=c11", "-O2", f"-I{ROOT / 'csrc' / 'include'}"]
-    sources = [str(SOURCE), str(folder / "libedge_s2s.a")]
+    sources = [str(source), str(folder / "libedge_s2s.a")]
     for command in (
         [cmake, "-S", str(ROOT), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release"],
         [cmake, "--build", str(folder), "--parallel", "2", "--target", "edge_s2s_static"],

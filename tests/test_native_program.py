@@ -130,12 +130,19 @@ def test_documents_have_the_same_tokens_and_bits_on(cpu: str, isa: str, bundle: 
     assert summarize(cpu, isa, bundle, documents) == python_summaries(bundle, documents)
 
 
-def test_the_example_program_summarizes_a_file(bundle: Path, tmp_path: Path):
-    program = tmp_path / "summarize"
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of examples/c."""
+    program = tmp_path_factory.mktemp("program") / "summarize"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc/include"]
     library = build("release", "edge_s2s_static") / "libedge_s2s.a"
     source = ROOT / "examples" / "c" / "summarize.c"
     run(find_tool("cc"), *flags, source, library, "-lpthread", "-lm", "-o", program)
+    return program
+
+
+def test_the_example_program_summarizes_a_file(bundle: Path, example: Path, tmp_path: Path):
+    program = example
     document = (ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8")[:400]
     with edge_s2s.load(bundle, encoder="native") as model:
         [[expected]] = model.generate([document])
@@ -156,6 +163,29 @@ def test_the_example_program_summarizes_a_file(bundle: Path, tmp_path: Path):
         assert message in result.stderr
     result = subprocess.run([program, bundle], input=b"\xff", capture_output=True)
     assert b"expected UTF-8" in result.stderr
+
+
+# Prints the most KiB that its arguments held. It is a small process, because Linux hands on through exec the
+# peak of the one that forked.
+PEAK = """
+import os, sys
+os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+pid, status, usage = os.wait4(-1, 0)
+print(usage.ru_maxrss if status == 0 else "failed")
+"""
+
+
+def test_the_program_needs_the_bundle_and_15_mb(default_bundle: Path, example: Path):
+    """For a dialogue of 200 words, with the mapped pages of the bundle."""
+    document = (ROOT / "examples" / "dialogue.txt").read_bytes()
+    assert 200 <= len(document.split()) <= 250
+    limit = default_bundle.stat().st_size + 15_000_000
+    for n_threads in ("1", "2"):
+        command = [sys.executable, "-I", "-S", "-c", PEAK, example, default_bundle, n_threads]
+        result = subprocess.run(command, input=document, capture_output=True, check=True)
+        summary, peak = result.stdout.splitlines()
+        assert len(summary.split()) > 5
+        assert 5_000_000 < 1024 * int(peak) <= limit
 
 
 def test_verify_compares_the_tokenizer_of_the_core_with_the_golden_texts(bundle: Path, tmp_path: Path):
