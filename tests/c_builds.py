@@ -63,6 +63,14 @@ def find_tool(*names: str) -> str:
     pytest.skip(f"needs {' or '.join(names)}")
 
 
+def arm64_python() -> Path:
+    """Starts the ARM Python that tests/arm64/make_root.sh has installed; QEMU_CPU chooses its CPU."""
+    root = Path(os.environ.get("EDGE_S2S_ARM64_ROOT", ROOT / "build" / "arm64-root"))
+    if not (root / "python").exists():
+        pytest.skip(f"tests/arm64/make_root.sh has not made {root}")
+    return root / "python"
+
+
 def run(*command: str | Path, **variables: str) -> str:
     """Standard output of a command that must succeed; `variables` are added to its environment."""
     environment = {**os.environ, "PATH": SEARCH_PATH, **variables}

@@ -5,7 +5,6 @@ packages' ARM wheels, from a folder that arm64/make_root.sh makes.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,9 @@ import onnxruntime
 import pytest
 
 import edge_s2s
-from c_builds import EMULATED, ROOT, find_tool
+from c_builds import EMULATED, ROOT, arm64_python
 
 PROGRAM = ROOT / "tests" / "golden_answers.py"
-ARM64 = Path(os.environ.get("EDGE_S2S_ARM64_ROOT", ROOT / "build" / "arm64-root"))
 REPORT = ROOT / "reports" / "arm64_pipeline.json"
 N_SHORT, N_ALL = 4, 1000  # cases
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
@@ -93,33 +91,13 @@ def test_the_encoder_of_a_haswell_is_that_of_this_machine(haswell: Answers, host
 # ----------------------------------------------- 64-bit ARM ------------------------------------------------
 
 
-@pytest.fixture
-def arm64_python() -> list[str | Path]:
-    """The command that runs the Python of `ARM64`; QEMU_CPU chooses its CPU."""
-    qemu = find_tool("qemu-aarch64-static", "qemu-aarch64")
-    if not (ARM64 / "opt" / "site").exists():
-        pytest.skip(f"tests/arm64/make_root.sh has not made {ARM64}")
-    [python] = (ARM64 / "usr" / "bin").glob("python3.[0-9]*[0-9]")
-    variables = {
-        "PYTHONHOME": ARM64 / "usr",
-        "PYTHONPATH": ARM64 / "opt" / "site",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    settings = [word for name, value in variables.items() for word in ("-E", f"{name}={value}")]
-    return [qemu, "-L", ARM64, *settings, python]
-
-
 @pytest.mark.release
 @pytest.mark.parametrize("cpu", [cpu for cpu, emulated in EMULATED.items() if emulated.build == "aarch64"])
 def test_golden_answers_hold_on_64_bit_arm(
-    cpu: str,
-    arm64_python: list[str | Path],
-    host: Answers,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cpu: str, host: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("QEMU_CPU", cpu)
-    answers = golden_answers(tmp_path, *arm64_python)
+    answers = golden_answers(tmp_path, arm64_python())
     printed = answers.printed
     assert printed["machine"] == "aarch64"
     assert printed["onnxruntime"] == onnxruntime.__version__, "make the root again: tests/arm64/make_root.sh"

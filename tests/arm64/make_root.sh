@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Makes a folder with an ARM Python, the runtime's dependencies and edge_s2s, for test_emulated_cpu.py:
+# Makes a folder with an ARM Python, the runtime's dependencies, pytest and edge_s2s, for test_emulated_cpu.py and
+# test_arm64_suite.py:
 #     tests/arm64/make_root.sh [FOLDER]
+# FOLDER/python then starts it under qemu-user; QEMU_CPU chooses the CPU.
 # On Debian, with apt, gcc-aarch64-linux-gnu, the network, and what csrc/toolchains/aarch64_wheel.py asks for in
 # the Python that is first in PATH. Nothing is installed into the system, and no root rights are needed.
 set -euo pipefail
@@ -22,8 +24,19 @@ python="$(basename "$root"/usr/bin/python3.[0-9]*[0-9])"
 platforms=()
 for glibc in 2_17 2_24 2_26 2_27 2_28 2_31 2_34 2_35 2_36; do platforms+=(--platform "manylinux_${glibc}_aarch64"); done
 install=(python -m pip install -q --target "$root/opt/site" "${platforms[@]}" --platform manylinux2014_aarch64
-    --python-version "${python#python}" --implementation cp --only-binary=:all: --no-deps)
-"${install[@]}" "numpy==$(version numpy)" "onnxruntime==$(version onnxruntime)" "tokenizers==$(version tokenizers)" \
-    "cffi==$(version cffi)"
-"${install[@]}" "$(python csrc/toolchains/aarch64_wheel.py "$root/wheel" | tail -n 1)"
+    --python-version "${python#python}" --implementation cp --only-binary=:all:)
+"${install[@]}" --no-deps "numpy==$(version numpy)" "onnxruntime==$(version onnxruntime)" \
+    "tokenizers==$(version tokenizers)" "cffi==$(version cffi)" \
+    "$(python csrc/toolchains/aarch64_wheel.py "$root/wheel" | tail -n 1)"
+"${install[@]}" "pytest==$(version pytest)" "pytest-timeout==$(version pytest-timeout)" \
+    "hypothesis==$(version hypothesis)" "zstandard==$(version zstandard)" "cryptography==$(version cryptography)"
+
+# A script, so that a program finds in sys.executable what starts another one: the system cannot start ARM programs.
+cat >"$root/python" <<EOF
+#!/bin/sh
+exec $(command -v qemu-aarch64-static || command -v qemu-aarch64) -0 "\$0" -L "$root" \\
+    -E PYTHONHOME="$root/usr" -E PYTHONPATH="$root/opt/site" "$root/usr/bin/$python" "\$@"
+EOF
+chmod +x "$root/python"
+"$root/python" -m compileall -q "$root/usr/lib/$python"
 echo "$root"

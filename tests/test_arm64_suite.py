@@ -1,0 +1,144 @@
+"""The package's own tests inside an ARM Python under qemu, with ARM wheels of the runtime's dependencies.
+
+arm64/make_root.sh makes the folder with that Python. It runs every test file that needs no more than what is
+installed there: with all modules of tests/ and of the exporter that it imports, however far away, neither
+torch nor transformers nor a compiler. What the rule takes and that Python cannot do is in LEFT_OUT.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from c_builds import EMULATED, ROOT, arm64_python, run
+from edge_s2s_export.convert import convert
+from tiny_folders import PREFIX
+
+REPORT = ROOT / "reports" / "arm64_suite.json"
+CPU = "cortex-a76"
+TESTS = ROOT / "tests"
+FOLDERS = [TESTS / "attacks", TESTS / "fuzz", TESTS, ROOT / "export", ROOT]  # that Python imports from
+INSTALLED = {
+    "numpy",
+    "onnxruntime",
+    "tokenizers",
+    "cffi",
+    "pytest",
+    "hypothesis",
+    "zstandard",
+    "cryptography",
+}
+COMPILER = "c_builds"  # the module that finds one
+LEFT_OUT = {
+    "tests/faults/": "preloads a library of this machine into the process",
+    "tests/test_lint.py": "reads the tree, which is the same here, with tools that are not installed there",
+    "tests/test_docs.py": "compiles and installs",
+}
+
+
+@cache
+def module_file(name: str) -> Path | None:
+    """Where a module of this repository is."""
+    for folder in FOLDERS:
+        path = folder.joinpath(*name.split("."))
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.exists():
+                return file
+    return None
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Names of modules that a file imports anywhere in it."""
+    folder = next(folder for folder in FOLDERS if folder in file.parents)
+    package = file.relative_to(folder).parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join([*start, *(node.module or "").split(".")]).rstrip(".")
+            yield base
+            yield from (name for alias in node.names if module_file(name := f"{base}.{alias.name}"))
+
+
+def needs(test: Path) -> set[str]:
+    """What a test file needs beside Python and edge_s2s: names of packages, and COMPILER."""
+    found, seen, todo = set(), set(), [test]
+    while todo:
+        if (file := todo.pop()) in seen:
+            continue
+        seen.add(file)
+        for name in imports(file):
+            top = name.partition(".")[0]
+            if name == COMPILER:
+                found.add(COMPILER)
+            elif top in sys.stdlib_module_names or top == "edge_s2s":
+                continue
+            elif module_file(name):
+                parts = name.split(".")
+                packages = (module_file(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+                todo += [package for package in packages if package]
+            else:
+                found.add(top)
+    return found
+
+
+def chosen() -> list[Path]:
+    return [file for file in sorted(TESTS.rglob("test_*.py")) if needs(file) <= INSTALLED]
+
+
+def test_the_rule_takes_the_files_that_need_no_torch_and_no_compiler():
+    names = {file.name for file in chosen()}
+    assert {"test_weights.py", "test_stream.py", "test_bundle.py", "test_text_robustness.py"} <= names
+    assert not {"test_search_parity.py", "test_convert.py", "test_csrc.py", "test_cpu_parity.py"} & names
+    assert needs(TESTS / "test_cpu_parity.py") >= {COMPILER, "numpy"}
+    assert needs(TESTS / "test_tokenizer.py") >= {"torch", "transformers"}  # through tiny_folders.py
+
+
+@pytest.mark.release
+@pytest.mark.timeout(4 * 3600)
+def test_the_packages_tests_pass_on_64_bit_arm(tiny_folder: Path, tmp_path: Path):
+    for name, dtype in (("tiny.es2s", "int8"), ("tiny_float.es2s", "float32")):
+        if not (path := tiny_folder.parent / name).exists():
+            convert(tiny_folder, path, dtype=dtype, name="tiny", prefix=PREFIX)
+    python = arm64_python()
+    environment = {**os.environ, "QEMU_CPU": CPU, "EDGE_S2S_TINY": str(tiny_folder.parent)}
+    files = [file.relative_to(ROOT) for file in chosen()]
+    xml = tmp_path / "junit.xml"
+    options = ["-q", "-p", "no:cacheprovider", "--timeout=1800", "--durations=40", f"--junitxml={xml}"]
+    command = [python, "-m", "pytest", *options, *files, *(f"--deselect={name}" for name in LEFT_OUT)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    print(result.stdout[-12_000:], result.stderr[-2000:])
+    assert result.returncode == 0
+    passed: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    for case in ElementTree.parse(xml).iter("testcase"):
+        skip = case.find("skipped")
+        if skip is None:
+            passed[case.get("classname", "").replace(".", "/") + ".py"] += 1
+        else:
+            skipped[skip.get("message", "")] += 1
+    assert sum(passed.values()) > 1000
+    ask = "import platform, sys; print(platform.machine(), platform.python_version())"
+    machine, version = run(str(python), "-c", ask, QEMU_CPU=CPU).split()
+    assert machine == "aarch64"
+    report = {
+        "cpu": CPU,
+        "isa": EMULATED[CPU].isa,
+        "python": version,
+        "files": len(passed),
+        "passed": sum(passed.values()),
+        "failed": 0,
+        "skipped": dict(skipped),
+        "left_out": LEFT_OUT,
+        "passed_by_file": dict(passed),
+    }
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
