@@ -22,10 +22,15 @@ static uint32_t u32(const uint8_t *p) {
     return u16(p) | u16(p + 2) << 16;
 }
 
+enum { N_FILES = 4 };
+
+static const char *const names[N_FILES] = {"decoder.weights", "encoder.weights", "tokenizer.table",
+                                           "manifest.json"};
+
 static es2s_span *span_of(es2s_bundle_file *bundle, const void *name, size_t n) {
-    static const char *const names[] = {"decoder.weights", "encoder.weights", "tokenizer.table"};
-    es2s_span *const spans[] = {&bundle->decoder, &bundle->encoder, &bundle->tokenizer};
-    for (size_t i = 0; i < 3; i++)
+    es2s_span *const spans[N_FILES] = {&bundle->decoder, &bundle->encoder, &bundle->tokenizer,
+                                       &bundle->manifest};
+    for (size_t i = 0; i < N_FILES; i++)
         if (strlen(names[i]) == n && memcmp(names[i], name, n) == 0) return spans[i];
     return NULL;
 }
@@ -80,7 +85,8 @@ static es2s_status read_zip(const uint8_t *data, size_t size, es2s_bundle_file *
 
 es2s_status es2s_bundle_file_read(const void *data, size_t size, es2s_bundle_file *bundle_out) {
     es2s_bundle_file bundle = {0};
-    if (size >= 2 && memcmp(data, "PK", 2) == 0)
+    bundle.is_bundle = size >= 2 && memcmp(data, "PK", 2) == 0;
+    if (bundle.is_bundle)
         ES2S_TRY(read_zip(data, size, &bundle));
     else
         bundle.decoder = (es2s_span){.data = data, .size = size};
@@ -98,13 +104,14 @@ static es2s_status map_entry(const char *path, const char *name, bool may_be_abs
 }
 
 static es2s_status open_folder(const char *path, es2s_bundle_file *bundle) {
-    es2s_span *const spans[] = {&bundle->decoder, &bundle->encoder, &bundle->tokenizer};
-    static const char *const names[] = {"decoder.weights", "encoder.weights", "tokenizer.table"};
-    for (size_t i = 0; i < 3; i++) {
+    bundle->is_bundle = true;
+    for (size_t i = 0; i < N_FILES; i++) {
         es2s_mapping *mapping = &bundle->mappings[i];
         const es2s_status status = map_entry(path, names[i], i > 0, mapping);
         if (status != ES2S_OK) return status;
-        if (mapping->data) *spans[i] = (es2s_span){.data = mapping->data, .size = mapping->size};
+        if (mapping->data)
+            *span_of(bundle, names[i], strlen(names[i])) =
+                (es2s_span){.data = mapping->data, .size = mapping->size};
     }
     return ES2S_OK;
 }
@@ -128,6 +135,6 @@ es2s_status es2s_bundle_file_open(const char *path, es2s_bundle_file *bundle_out
 }
 
 void es2s_bundle_file_close(es2s_bundle_file *bundle) {
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < N_FILES; i++)
         es2s_file_unmap(&bundle->mappings[i]);
 }

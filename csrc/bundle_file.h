@@ -1,8 +1,8 @@
 /*
  * The files that a model is loaded from: one decoder.weights, or a bundle, which is a folder or an .es2s.
  *
- * Of an .es2s only what leads to these files is read: the core needs no manifest, and each of the three files
- * has a hash of its own. The layout is specified in edge_s2s/stored_zip.py.
+ * Of an .es2s only what leads to these files is read; each of them has a hash of its own. The layout is
+ * specified in edge_s2s/stored_zip.py.
  */
 #ifndef ES2S_BUNDLE_FILE_H
 #define ES2S_BUNDLE_FILE_H
@@ -16,8 +16,9 @@ typedef struct es2s_span {
 } es2s_span;
 
 typedef struct es2s_bundle_file {
-    es2s_mapping mappings[3]; /* empty where there is none */
-    es2s_span decoder, encoder, tokenizer;
+    es2s_mapping mappings[4]; /* empty where there is none */
+    es2s_span decoder, encoder, tokenizer, manifest;
+    bool is_bundle; /* else it is a decoder.weights alone */
 } es2s_bundle_file;
 
 /* Maps what is at `path`. Fails with IO, BAD_FORMAT. */

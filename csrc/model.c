@@ -1,6 +1,6 @@
 /*
- * Loading: the keys, then the exact set of tensors that they call for, of the decoder and, if there is one, of
- * the encoder. loader.h says how.
+ * Loading: the keys, then the exact set of tensors that they call for, of the decoder and, if there is one,
+ * of the encoder. loader.h says how.
  */
 #include "model.h"
 
@@ -10,6 +10,7 @@
 
 #include "arena.h"
 #include "error.h"
+#include "manifest.h"
 
 /* Bytes of weights that are copied into the order of the kernels although the original stays in memory. */
 enum { MAX_SECOND_COPY = 8 << 20 };
@@ -197,6 +198,7 @@ es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_pa
     if (es2s_kernels_select(&m.kernels, params->isa) != 0)
         return es2s_fail(ES2S_UNSUPPORTED_CPU, "isa: expected one of \"%s\", found \"%s\"",
                          es2s_kernels_supported(), params->isa);
+    if (files->is_bundle) ES2S_TRY(es2s_manifest_check(files->manifest.data, files->manifest.size));
     reader r = {.has_encoder = files->encoder.data != NULL, .has_tokenizer = files->tokenizer.data != NULL};
     r.decoder.kernels = r.encoder.kernels = &m.kernels;
     r.decoder.arena = r.encoder.arena = &r.arena;

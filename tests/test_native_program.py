@@ -212,7 +212,7 @@ def test_verify_compares_the_tokenizer_of_the_core_with_the_golden_texts(bundle:
 @cache
 def zip_files(bundle: Path) -> dict[str, bytes]:
     with open_bundle(bundle) as opened:
-        return {"manifest.json": b"{}", **{name: bytes(opened.read(name)) for name in NATIVE_FILES}}
+        return {name: bytes(opened.read(name)) for name in ("manifest.json", *NATIVE_FILES)}
 
 
 def test_damaged_zips_are_refused_by_name(bundle: Path, tmp_path: Path):

@@ -113,7 +113,7 @@ typedef struct es2s_model_dims {
 void es2s_model_params_init(es2s_model_params *params);
 
 /* Loads decoder.weights, or a bundle, a folder or an .es2s, with the encoder and the tokenizer that it has for the
- * core. Files are mapped and must not change until es2s_model_free. params NULL = defaults. Fails with IO, BAD_FORMAT, UNSUPPORTED_VERSION, UNSUPPORTED_CPU, OUT_OF_MEMORY. */
+ * core. A bundle whose manifest asks for a newer version is UNSUPPORTED_VERSION, one that was changed BAD_FORMAT. Files are mapped and must not change until es2s_model_free. params NULL = defaults. Fails with IO, BAD_FORMAT, UNSUPPORTED_VERSION, UNSUPPORTED_CPU, OUT_OF_MEMORY. */
 es2s_status es2s_model_load(const char *path, const es2s_model_params *params, es2s_model **model_out);
 
 /* The same from memory at any alignment; data stays the caller's and must live until es2s_model_free. */

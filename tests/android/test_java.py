@@ -25,7 +25,7 @@ from edge_s2s.bundle import open_bundle
 from edge_s2s.confidence import LOW_MEAN_LOGPROB, MAX_UNLIKELY_TOKENS
 from edge_s2s.decoder import supported_isas
 from edge_s2s.hybrid.policy import Mode, Privacy
-from edge_s2s.manifest import MANIFEST, FileEntry, Manifest
+from edge_s2s.manifest import MANIFEST, FileEntry, Manifest, seal
 from edge_s2s.stored_zip import write_zip
 from edge_s2s_export.convert import convert
 from edge_s2s_export.probe_texts import probe_texts
@@ -58,6 +58,11 @@ def newer(weights: bytes) -> bytes:
     return weights[:8] + struct.pack("<I", struct.unpack_from("<I", weights, 8)[0] + 1) + weights[12:]
 
 
+def with_manifest(files: Mapping[str, bytes], **changes: object) -> bytes:
+    """An .es2s with other values in its manifest, whose digest is right."""
+    return b"".join(write_zip({**files, MANIFEST: seal(json.loads(files[MANIFEST]) | changes)}))
+
+
 def broken_bundles(bundle: bytes, files: Mapping[str, bytes]) -> dict[str, tuple[bytes, int]]:
     """Name, bytes and the status that C must give. Files that C does not read are not broken here."""
     changed = {
@@ -80,6 +85,11 @@ def broken_bundles(bundle: bytes, files: Mapping[str, bytes]) -> dict[str, tuple
         "flipped_magic": (sealed({**files, WEIGHTS: flipped(files[WEIGHTS], 0)}), BAD),
         "short_weights": (sealed({**files, WEIGHTS: files[WEIGHTS][:-64]}), BAD),
         "empty_encoder": (sealed({**files, ENCODER: b""}), BAD),
+        "flipped_manifest": (b"".join(write_zip({**files, MANIFEST: flipped(files[MANIFEST], -200)})), BAD),
+        "no_manifest": (b"".join(write_zip({n: d for n, d in files.items() if n != MANIFEST})), BAD),
+        "required_extension": (with_manifest(files, extensions_required=["new"]), BAD),
+        "newer_format": (with_manifest(files, schema="edge-s2s-bundle/2"), NEW),
+        "newer_runtime": (with_manifest(files, min_runtime="99.0.0"), NEW),
         "newer_decoder": (sealed({**files, WEIGHTS: newer(files[WEIGHTS])}), NEW),
         "newer_encoder": (sealed({**files, ENCODER: newer(files[ENCODER])}), NEW),
     }

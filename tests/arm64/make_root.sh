@@ -29,7 +29,8 @@ install=(python -m pip install -q --target "$root/opt/site" "${platforms[@]}" --
     "tokenizers==$(version tokenizers)" "cffi==$(version cffi)" \
     "$(python csrc/toolchains/aarch64_wheel.py "$root/wheel" | tail -n 1)"
 "${install[@]}" "pytest==$(version pytest)" "pytest-timeout==$(version pytest-timeout)" \
-    "hypothesis==$(version hypothesis)" "zstandard==$(version zstandard)" "cryptography==$(version cryptography)"
+    "hypothesis==$(version hypothesis)" "zstandard==$(version zstandard)" "cryptography==$(version cryptography)" \
+    "urllib3==$(version urllib3)"
 
 # A script, so that a program finds in sys.executable what starts another one: the system cannot start ARM programs.
 cat >"$root/python" <<EOF

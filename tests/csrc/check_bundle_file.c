@@ -80,8 +80,8 @@ static es2s_status read_copy(const void *bytes, size_t size, es2s_bundle_file *b
     memcpy(copy, bytes, size);
     *bundle = (es2s_bundle_file){0};
     const es2s_status status = es2s_bundle_file_read(copy, size, bundle);
-    const es2s_span spans[] = {bundle->decoder, bundle->encoder, bundle->tokenizer};
-    for (size_t i = 0; i < 3; i++)
+    const es2s_span spans[] = {bundle->decoder, bundle->encoder, bundle->tokenizer, bundle->manifest};
+    for (size_t i = 0; i < 4; i++)
         if (spans[i].data) {
             const size_t at = (size_t)((const uint8_t *)spans[i].data - copy);
             CHECK(at <= size && spans[i].size <= size - at);
@@ -108,6 +108,7 @@ static void the_files_of_a_zip_are_found(void) {
     CHECK(holds(bundle.decoder, "decoder"));
     CHECK(holds(bundle.encoder, "encoder weights"));
     CHECK(holds(bundle.tokenizer, "table"));
+    CHECK(bundle.is_bundle && holds(bundle.manifest, "{}"));
 
     z = (zip){.size = 0};
     add_file(&z, "decoder.weights.old", "other", 0);
@@ -115,12 +116,13 @@ static void the_files_of_a_zip_are_found(void) {
     finish(&z);
     SUCCEEDS(read_copy(z.bytes, z.size, &bundle));
     CHECK(holds(bundle.decoder, "decoder") && !bundle.encoder.data && !bundle.tokenizer.data);
+    CHECK(bundle.is_bundle && !bundle.manifest.data);
 }
 
 static void what_is_no_zip_is_taken_for_a_decoder(void) {
     es2s_bundle_file bundle;
     SUCCEEDS(read_copy("es2swts", 7, &bundle));
-    CHECK(holds(bundle.decoder, "es2swts"));
+    CHECK(holds(bundle.decoder, "es2swts") && !bundle.is_bundle);
     SUCCEEDS(read_copy("P", 1, &bundle));
     CHECK(holds(bundle.decoder, "P"));
 }
@@ -268,8 +270,10 @@ static void a_folder_and_a_file_are_opened(void) {
     write_file(folder, "tokenizer.table", "", 0);
     REFUSES(ES2S_IO, "tokenizer.table: the file is empty", es2s_bundle_file_open(folder, &bundle));
     write_file(folder, "tokenizer.table", "table", 5);
+    write_file(folder, "manifest.json", "{}", 2);
     SUCCEEDS(es2s_bundle_file_open(folder, &bundle));
     CHECK(holds(bundle.encoder, "encoder") && holds(bundle.tokenizer, "table"));
+    CHECK(bundle.is_bundle && holds(bundle.manifest, "{}"));
     es2s_bundle_file_close(&bundle);
     es2s_bundle_file_close(&bundle); /* is empty by now */
 
@@ -283,8 +287,8 @@ static void a_folder_and_a_file_are_opened(void) {
     REFUSES(ES2S_BAD_FORMAT, "incomplete", es2s_bundle_file_open(path, &bundle));
 
     static const char *const names[] = {"decoder.weights", "encoder.weights", "tokenizer.table",
-                                        "bundle.es2s"};
-    for (size_t i = 0; i < 4; i++)
+                                        "manifest.json", "bundle.es2s"};
+    for (size_t i = 0; i < 5; i++)
         remove_file(folder, names[i]);
     CHECK(rmdir(folder) == 0);
 }

@@ -18,6 +18,7 @@ C_FILES = (
     "model.c",
     "encoder_weights.c",
     "bundle_file.c",
+    "manifest.c",
     "tokenizer.c",
     "tokenizer_steps.c",
     "unicode_table.c",
@@ -25,6 +26,7 @@ C_FILES = (
 C_CHECKS = (
     "check_weights_file",
     "check_bundle_file",
+    "check_manifest",
     "check_session",
     "check_encoder",
     "check_out_of_memory",
