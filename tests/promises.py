@@ -69,6 +69,19 @@ def _arm64(report: Report) -> str:
     return f"{n_cases} golden answers on {', '.join(report)}: {n_different} other tokens"
 
 
+def _native_program(report: Report) -> str:
+    runs = {name: run for name, run in report.items() if "ROUGE" not in name}
+    n_documents = min(run["documents"] for run in runs.values())
+    different = sum(run["different"] for run in runs.values())
+    return f"{len(runs)} CPUs and kernel sets, {n_documents} documents each: {different} differ"
+
+
+def _native_tokenizer(report: Report) -> str:
+    n_strings = sum(counts["strings"] for counts in report.values())
+    different = sum(counts["different"] for counts in report.values())
+    return f"{len(report)} tokenizers, {n_strings:,} strings: {different} differ"
+
+
 def _mutants(report: Report) -> str:
     return (
         f"{report['n_mutants']:,} mutants behind valid hashes: {report['n_crashes']} crashes, "
@@ -209,6 +222,8 @@ PROMISES = [
     ),
     Promise("A disk that fails while a bundle is opened is a typed error", "read_faults", _read_faults),
     Promise("From text to tokens, golden answers hold on 64-bit ARM (emulated)", "arm64_pipeline", _arm64),
+    Promise("The C program writes Python's tokens and bits on every CPU", "native_program", _native_program),
+    Promise("The C tokenizer gives what the tokenizers library gives", "native_tokenizer", _native_tokenizer),
     Promise(
         "The encoder runs whole on OpenVINO (CPU) and on Qualcomm's emulator, and no worse",
         "npu",
