@@ -5,6 +5,8 @@
     gap       a text without its central sentences -> these sentences (PEGASUS, https://arxiv.org/abs/1912.08777);
               some of them stay in, so that copying pays
     select    a text and a question -> its first, last or longest sentence
+    repair    a sentence with words that a speaker takes back -> the sentence, or a part of it
+              (LARD, https://arxiv.org/abs/2201.05041)
 
 Like every stream, it gives a batch as a function of its index alone.
 """
@@ -24,6 +26,7 @@ Task = Callable[[Random, Shape], Example | None]
 
 MAX_TRIES = 1000
 HIDDEN = "<extra_id_0>"
+BLANK = "▁"  # before a word, in its first piece
 SHARE_HIDDEN = 0.3  # of the tokens, for `rebuild`
 MEAN_SPAN = 4  # tokens
 SHARE_SHUFFLED = 0.3  # of the texts, for `rebuild`
@@ -35,6 +38,14 @@ SELECTED: Mapping[str, Callable[[list[Sentence]], Sentence]] = {
     "longest sentence: ": lambda sentences: max(sentences, key=len),
 }
 
+INTERREGNA = (  # what a speaker says between a mistake and its correction
+    "no", "no no", "no wait", "no sorry", "or", "or rather", "or wait", "rather", "sorry", "wait", "uh", "um",
+    "er", "oops", "I mean", "I meant", "actually", "instead", "make that", "scratch that",
+)  # fmt: skip
+SHARE_RESTARTED = 0.25  # of the repairs: the whole beginning is taken back
+MAX_REPARANDUM = 6  # words that are taken back
+MAX_RETRACED = 3  # words that are said again, so that one knows where the correction belongs
+
 
 @dataclass(frozen=True)
 class TaskOptions:
@@ -43,6 +54,7 @@ class TaskOptions:
     rebuild: float = 0.4
     gap: float = 0.5
     select: float = 0.1
+    repair: float = 0.0
     gap_prefix: str = "summarize: "
 
 
@@ -76,8 +88,10 @@ class PretrainTasks:
             prefix: tokenizer(prefix.rstrip(), add_special_tokens=False)["input_ids"]
             for prefix in (options.gap_prefix, *SELECTED)
         }
-        self._tasks: tuple[Task, ...] = (self._rebuild, self._gap, self._select)
-        shares = np.array([options.rebuild, options.gap, options.select])
+        self._interregna = tokenizer(list(INTERREGNA), add_special_tokens=False)["input_ids"]
+        self._begins_word = {id_ for piece, id_ in tokenizer.get_vocab().items() if piece.startswith(BLANK)}
+        self._tasks: tuple[Task, ...] = (self._rebuild, self._gap, self._select, self._repair)
+        shares = np.array([options.rebuild, options.gap, options.select, options.repair])
         self._shares = shares / shares.sum()
 
     def __call__(self, index: int) -> Batch:
@@ -98,10 +112,13 @@ class PretrainTasks:
             " texts of shorter sentences"
         )
 
+    def _document(self, random: Random) -> list[Sentence]:
+        at = int(np.searchsorted(self._likely, random.random()))
+        return self._documents[min(at, len(self._documents) - 1)]
+
     def _window(self, random: Random, n_tokens: int) -> list[Sentence]:
         """Neighbouring sentences of a document with at most so many tokens; the first one may be cut."""
-        at = int(np.searchsorted(self._likely, random.random()))
-        document = self._documents[min(at, len(self._documents) - 1)]
+        document = self._document(random)
         first = int(random.integers(len(document)))
         taken: list[Sentence] = []
         for sentence in document[first:] + document[:first][::-1]:
@@ -158,6 +175,32 @@ class PretrainTasks:
         if len(target) >= shape.target_length:
             return None
         return Example(prefix + [token for sentence in sentences for token in sentence], target)
+
+    def _repair(self, random: Random, shape: Shape) -> Example | None:
+        document = self._document(random)
+        room = min(shape.target_length, shape.source_length) - 1
+        said = self._phrase(random, document, int(random.integers(min(4, room), room + 1)))
+        reparandum = self._phrase(random, document, room)[: int(random.integers(MAX_REPARANDUM + 1))]
+        restarted = random.random() < SHARE_RESTARTED
+        at = 0 if restarted else int(random.integers(len(said) + 1))
+        retraced = min(at, int(random.integers(MAX_RETRACED + 1)))
+        interregnum = self._interregna[int(random.integers(len(self._interregna)))]
+        words = [*said[:at], *reparandum, interregnum, *said[at - retraced :]]
+        source = [token for word in words for token in word]
+        if len(said) < 3 or len(source) >= shape.source_length:
+            return None
+        return Example(source, [token for word in said for token in word])
+
+    def _phrase(self, random: Random, document: Sequence[Sentence], n_tokens: int) -> list[Sentence]:
+        """Neighbouring words of a sentence with at most so many tokens, each word as its tokens."""
+        words: list[Sentence] = []
+        for token in document[int(random.integers(len(document)))]:
+            if token in self._begins_word or not words:
+                words.append([])
+            words[-1].append(token)
+        first = int(random.integers(max(1, len(words) - 3)))
+        ends = np.cumsum([len(word) for word in words[first:]])
+        return words[first : first + int(np.searchsorted(ends, n_tokens, "right"))]
 
 
 def _central(sentences: Sequence[Sentence], room: int) -> set[int]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edge_s2s_export.factory.examples import IGNORED, PAD, Batch, Shape
-from edge_s2s_export.factory.pretrain_tasks import SELECTED, PretrainTasks, TaskOptions
+from edge_s2s_export.factory.pretrain_tasks import INTERREGNA, SELECTED, PretrainTasks, TaskOptions
 
 END, HIDDEN = 1, 2
 SHAPE = Shape(rows=8, source_length=64, target_length=40)
@@ -35,6 +35,9 @@ class Words:
 
     def tokens(self, text: str) -> list[int]:
         return [self.ids.setdefault(word, len(self.ids) + 3) for word in text.split()]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {f"▁{word}": id_ for word, id_ in self.ids.items()}
 
     def convert_tokens_to_ids(self, token: str) -> int:
         assert token == "<extra_id_0>"
@@ -113,6 +116,55 @@ def test_select_asks_for_the_sentence_that_the_prefix_names():
                     window = [list(one) for one in joined(source[len(beginning) :], given.words)]
                     assert target == chosen(window)
     assert seen == set(SELECTED)
+
+
+def test_repair_takes_back_what_stands_before_an_interregnum():
+    given = tasks(repair=1.0)
+    interregna = [given.words.tokens(text) for text in INTERREGNA]
+    spoken = [f" {' '.join(map(str, sentence))} " for sentence in sentences(given.words)]
+    n_restarted = n_retraced = 0
+    for index in range(20):
+        for source, target in pairs(given.stream(index)):
+            assert any(f" {' '.join(map(str, target))} " in sentence for sentence in spoken)
+            repairs = [  # how many words of the target stand before the mistake, and of them again behind it
+                (at, retraced)
+                for at in range(len(target) + 1)
+                for retraced in range(at + 1)
+                for interregnum in interregna
+                if source[:at] == target[:at] and ends_in(source[at:], interregnum + target[at - retraced :])
+            ]
+            assert repairs, "a source from which its target cannot be told"
+            n_restarted += max(at for at, _ in repairs) == 0
+            n_retraced += any(retraced for _, retraced in repairs)
+    assert n_restarted > 160 * 0.15
+    assert n_retraced > 160 * 0.3
+
+
+def ends_in(tokens: list[int], end: list[int]) -> bool:
+    return tokens[max(0, len(tokens) - len(end)) :] == end
+
+
+def test_repair_breaks_off_between_words():
+    class Halves(Words):
+        """Each word is two tokens, of which the first begins it."""
+
+        def tokens(self, text: str) -> list[int]:
+            return [
+                self.ids.setdefault(half, len(self.ids) + 3)
+                for word in text.split()
+                for half in (word, f"|{word}")
+            ]
+
+        def get_vocab(self) -> dict[str, int]:
+            return {half if half[0] == "|" else f"▁{half}": id_ for half, id_ in self.ids.items()}
+
+    words = Halves()
+    stream = PretrainTasks(DOCUMENTS, words, [SHAPE], TaskOptions(0.0, 0.0, 0.0, repair=1.0), seed=3)
+    names = {id_: half for half, id_ in words.ids.items()}
+    for source, target in pairs(stream(0)):
+        for text in (source, target):
+            halves = [names[token] for token in text]
+            assert halves[1::2] == [f"|{half}" for half in halves[::2]]
 
 
 def test_a_batch_is_a_function_of_seed_and_index():
