@@ -114,7 +114,8 @@ class PretrainTasks:
 
     def _document(self, random: Random) -> list[Sentence]:
         at = int(np.searchsorted(self._likely, random.random()))
-        return self._documents[min(at, len(self._documents) - 1)]
+        document: list[Sentence] = self._documents[min(at, len(self._documents) - 1)]
+        return document
 
     def _window(self, random: Random, n_tokens: int) -> list[Sentence]:
         """Neighbouring sentences of a document with at most so many tokens; the first one may be cut."""
