@@ -3,8 +3,8 @@
  *
  * After a failure every function does nothing, so that what a model consists of reads as a list. Tensors are
  * walked twice, as arena.h describes: first to check names, types and shapes and to measure, then to copy and
- * to check values. Float vectors are copied, since data may lie at any alignment; the large matrices are used
- * where they are.
+ * to check values. Float vectors are copied, since data may lie at any alignment; the large matrices are
+ * packed, in kernel sets that have a use for it (kernels.h), or used where they are.
  */
 #ifndef ES2S_LOADER_H
 #define ES2S_LOADER_H
