@@ -266,8 +266,8 @@ def test_the_library_is_small_and_needs_libc_alone(architecture: str, tmp_path: 
 @pytest.mark.parametrize(("cpu", "isa"), CPUS)
 def test_two_hundred_documents_have_the_same_tokens_and_bits_on(cpu: str, isa: str, default_bundle: Path):
     documents = [f"#Person1#: {text}\n#Person2#: Number {i}." for i, text in enumerate(probe_texts(200))]
-    expected = python_summaries(default_bundle, documents, every=4)
-    assert summarize(cpu, isa, default_bundle, documents, every=4) == expected
+    expected = python_summaries(default_bundle, documents)
+    assert summarize(cpu, isa, default_bundle, documents) == expected
     digest = zlib.crc32(json.dumps(expected).encode())
     found = {
         "documents": len(documents),
