@@ -29,7 +29,7 @@ class PlantedBug:
 
 WEIGHTS_C, MODEL_C = "csrc/weights_file.c", "csrc/model.c"
 API_C, CACHE_C = "csrc/api.c", "csrc/kv_cache.c"
-FLOATS_OF_CACHE = "n_heads * max_target_len * (uint64_t)c->n_slots * (uint64_t)c->d_head"
+FLOATS_OF_CACHE = "n_heads * (uint64_t)c->n_slots * max_target_len * (uint64_t)c->d_head"
 MAX_RESCORE = "d->vocab_size < ES2S_MAX_HEAD_RESCORE ? d->vocab_size : ES2S_MAX_HEAD_RESCORE;"
 
 IN_C = {
