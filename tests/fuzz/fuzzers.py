@@ -13,7 +13,7 @@ from planted_bugs import PlantedBug
 
 FOLDER = ROOT / "build" / "fuzz"
 CORPUS = Path(__file__).parent / "corpus"
-C_TARGETS = ("weights", "decode", "out_of_memory", "tokenizer")
+C_TARGETS = ("weights", "decode", "out_of_memory", "tokenizer", "bundle")
 # -O2 without NDEBUG: assertions are checked. As CMake compiles the core, for what is compiled beside it.
 OPTIMIZE = "-O2"
 SANITIZE = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
@@ -70,10 +70,11 @@ def c_fuzzer(target: str) -> Command:
 
 
 def write_c_seeds(folder: Path) -> Path:
-    """Weights for most targets; tables, each with a text behind it, for the tokenizer's."""
+    """Weights for most targets; tables, each with a text behind it, for the tokenizer's; bundles."""
     folder.mkdir(exist_ok=True)
     run(built() / "write_seeds", folder)
-    shutil.copytree(CORPUS / "table", folder, dirs_exist_ok=True)
+    for name in ("table", "bundle"):
+        shutil.copytree(CORPUS / name, folder, dirs_exist_ok=True)
     return folder
 
 
@@ -82,7 +83,9 @@ def planted_c_fuzzer(bug: PlantedBug, folder: Path) -> Command:
     source, program = folder / "planted.c", folder / "fuzz_planted"
     source.write_text(bug.source(), encoding="utf-8")
     library = built().parents[1] / "libedge_s2s.a"
-    files = [source, ROOT / "tests/fuzz/fuzz_core.c", ROOT / "tests/csrc/tiny_weights.c", library]
+    main = "bundle" if bug.target == "bundle" else "core"
+    names = (f"tests/fuzz/fuzz_{main}.c", "tests/fuzz/mutate_weights.c", "tests/csrc/tiny_weights.c")
+    files = [source, *(ROOT / name for name in names), library]
     include = [f"-I{ROOT / path}" for path in ("csrc", "csrc/include", "tests/csrc")]
     flags = ["-std=c11", OPTIMIZE, "-g", "-w", "-ffp-contract=off", "-fno-wrapv", *SANITIZE, *include]
     run(find_tool("clang"), *flags, f"-DFUZZ_{bug.target.upper()}", *files, "-lpthread", "-lm", "-o", program)

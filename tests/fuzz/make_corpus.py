@@ -13,13 +13,14 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edge_s2s.charsmap import MAX_REPLACEMENT
-from edge_s2s.manifest import TOKENIZER
+from edge_s2s.manifest import TOKENIZER, seal
 from edge_s2s.stored_zip import write_zip
 from edge_s2s.tokenizer import Tokenizer as TextTokenizer
-from edge_s2s.weights import write_weights
+from edge_s2s.weights import Key, read_table, write_weights
 from edge_s2s_export.probe_texts import probe_texts
 from edge_s2s_export.tokenizer_table import compile_tokenizer
 from hostile import make_document
+from random_weights import random_encoder, random_weights
 from readers import CORPUS
 from test_charsmap import one_rule
 from tiny_bundle import tiny_keys, tiny_manifest, tiny_tensors
@@ -165,6 +166,26 @@ def tables() -> dict[str, bytes]:
     return made
 
 
+def bundles() -> dict[str, bytes]:
+    """What the core reads of a bundle: the smallest table, an encoder and a decoder of its vocabulary."""
+    made = {}
+    table = tables()["unigram"]
+    table = table[: int.from_bytes(table[24:32], "little")]
+    vocab_size = read_table(table, "tokenizer.table")[1]["vocab_size"]
+    sizes = {"vocab_size": vocab_size, "d_model": 4, "d_ff": 5, "n_layers": 1, "n_heads": 1, "d_head": 4}
+    kinds: dict[str, dict[str, Key]] = {
+        "t5": {},
+        "bart": {"position": "table", "norm": "layer", "norm_position": "post", "linear_bias": 1,
+                 "embedding_norm": 1, "final_norm": 0, "final_logits_bias": 1, "ffn": "gelu_erf"},
+    }  # fmt: skip
+    for name, features in kinds.items():
+        decoder = random_weights({**sizes, **features})
+        files = {"decoder.weights": decoder, "tokenizer.table": table}
+        files["encoder.weights"] = random_encoder({**sizes, **features}, decoder)
+        made[name] = b"".join(write_zip({"manifest.json": seal(make_document(files)), **files}))
+    return made
+
+
 def texts() -> dict[str, bytes]:
     text = "tell: \nTom: “hi” 👋 </s> a\u0301 Å ﬁ\t<0x41> ".encode()
     return {f"{i}": bytes([i]) + text for i in range(3)}
@@ -172,7 +193,8 @@ def texts() -> dict[str, bytes]:
 
 def main() -> None:
     made = {"zip": zips, "json": documents, "manifest": manifests, "weights": weights, "onnx": graphs,
-            "charsmap": charsmaps, "tokenizer": tokenizers, "table": tables, "encode": texts}  # fmt: skip
+            "charsmap": charsmaps, "tokenizer": tokenizers, "table": tables,
+            "bundle": bundles, "encode": texts}  # fmt: skip
     for target, make in made.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)
         for name, data in make().items():

@@ -102,6 +102,21 @@ IN_C = {
         MODEL_C,
         ((MAX_RESCORE, "d->vocab_size;"),),
     ),
+    "M": PlantedBug(
+        "a string of a manifest may end behind the file",
+        "bundle",
+        "csrc/manifest.c",
+        (("while (p < t.end && *p != '\"')", "while (*p != '\"')"),),
+    ),
+    "N": PlantedBug(
+        "a file of an archive may end behind the archive",
+        "bundle",
+        "csrc/bundle_file.c",
+        (
+            ("start - offset < header || start - offset - header < size", "start - offset < header"),
+            ("if (at != end || data_end != start)", "if (at != end)"),
+        ),
+    ),
 }
 
 IN_PYTHON = {

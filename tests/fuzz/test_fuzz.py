@@ -66,7 +66,7 @@ def test_each_bug_can_still_be_planted(letter: str):
     assert bug.source() != (ROOT / bug.file).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("letter", ["E", "L"])
+@pytest.mark.parametrize("letter", ["E", "L", "M"])
 def test_a_planted_bug_is_found(letter: str, tmp_path: Path):
     assert find_in_c(letter, tmp_path).found
 
