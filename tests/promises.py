@@ -202,9 +202,9 @@ def _servers(report: Report) -> str:
 
 
 def _arm64_suite(report: Report) -> str:
-    passed = {file: n for part in report["parts"].values() for file, n in part["passed"].items()}
-    failed = sum(part["failed"] for part in report["parts"].values())
-    return f"{sum(passed.values()):,} tests of {len(passed)} files on {report['cpu']}: {failed} failed"
+    files = [found for found in report["files"].values() if found["passed"]]
+    passed, failed = (sum(found[count] for found in files) for count in ("passed", "failed"))
+    return f"{passed:,} tests of {len(files)} files on {report['cpu']}: {failed} failed"
 
 
 PROMISES = [
