@@ -28,7 +28,9 @@ def test_a_wheel_without_the_default_bundle_is_below_500_kb():
     sizes = {
         file.name: len(zlib.compress(Path(str(file.locate())).read_bytes()))
         for file in files
-        if file.suffix != ".pyc" and file.name != "default.es2s"
+        if file.suffix != ".pyc"
+        and file.name != "default.es2s"
+        and ".." not in file.parts  # commands, which an installer makes
     }
     assert sum(sizes.values()) <= 500_000, sorted(sizes.items(), key=lambda item: -item[1])[:5]
 

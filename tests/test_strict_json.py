@@ -55,6 +55,15 @@ GREEDY_JSON = {  # cheap to write, dear to hold
 
 
 @pytest.mark.parametrize("kind", GREEDY_JSON)
+def test_greedy_json_is_read_in_time(kind):
+    """0.5 s is 16 times what the slowest takes."""
+    start = time.process_time()
+    with contextlib.suppress(BundleError):
+        parse_json(GREEDY_JSON[kind], "x.json", 1 << 20)
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize("kind", GREEDY_JSON)
 @pytest.mark.parametrize("part", [1.0, 0.3, 0.1, 0.05])
 def test_parsing_json_allocates_at_most_twice_the_file_and_one_mebibyte(kind, part):
     data = GREEDY_JSON[kind]
@@ -62,15 +71,12 @@ def test_parsing_json_allocates_at_most_twice_the_file_and_one_mebibyte(kind, pa
         data = data[: int(len(data) * part)].rpartition(b",")[0] + (b"}" if data[:1] == b"{" else b"]")
     tracemalloc.start()
     try:
-        start = time.process_time()
         with contextlib.suppress(BundleError):
             parse_json(data, "x.json", 1 << 20)
-        seconds = time.process_time() - start
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak <= 2 * len(data) + (1 << 20)
-    assert seconds < 2
 
 
 @given(json_values)
