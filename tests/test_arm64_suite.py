@@ -37,13 +37,17 @@ INSTALLED = {
     "hypothesis",
     "zstandard",
     "cryptography",
+    "llguidance",
 }
 COMPILER = "c_builds"  # the module that finds one
 MANY = "starts many processes, each of which takes seconds to start under emulation"
+COMMAND = "runs the command that is installed for this machine"
 LEFT_OUT = {
     "tests/faults/": "preloads a library of this machine into the process",
     "tests/test_lint.py": "reads the tree, which is the same here, with tools that are not installed there",
-    "tests/test_docs.py": "compiles and installs",
+    "tests/test_docs.py::test_shell_examples_of_the_readme_run": COMMAND,
+    "tests/test_docs.py::test_c_example_gives_the_same_tokens_as_python": "compiles for this machine",
+    "tests/test_docs.py::test_the_table_of_promises_shows_the_reports": "shows what this very run counts",
     "tests/test_jsonl.py::test_dialogsum_valid_survives_20_kills": MANY,
     "tests/test_jsonl.py::test_killed_at_20_random_moments_the_output_is_that_of_one_run": MANY,
     "tests/test_bundle.py::test_a_writer_killed_at_any_file_operation_leaves_a_whole_bundle": MANY,
@@ -54,12 +58,15 @@ LEFT_OUT = {
     "tests/test_bundle.py::test_a_file_that_there_is_no_room_to_map_is_a_memory_error": (
         "limits the address space, of which qemu needs more than the test leaves"
     ),
+    "tests/test_endurance.py::test_nothing_grows_with_the_number_of_requests": (
+        "measures the memory of qemu too, whose own heap grows while the program's does not"
+    ),
+    "tests/test_text_robustness.py::test_long_texts_of_one_kind_become_tokens"
+    "[what NFKC makes 18 characters of]": "may take 10 s, and takes 13 emulated",
     "tests/hybrid/test_model.py::test_a_deadline_keeps_a_part_for_the_model_when_the_cloud_is_silent": (
         "its deadline is shorter than an emulated model takes"
     ),
-    "tests/hybrid/test_readme.py::test_the_shell_example_prints_a_summary": (
-        "runs the command that is installed for this machine"
-    ),
+    "tests/hybrid/test_readme.py::test_the_shell_example_prints_a_summary": COMMAND,
 }
 
 
@@ -139,7 +146,7 @@ def test_the_rule_takes_the_files_that_need_no_torch_and_no_compiler():
 def test_what_is_left_out_exists(name: str):
     file, _, test = name.partition("::")
     assert (ROOT / file).exists()
-    assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
+    assert not test or f"def {test.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_every_file_that_the_rule_takes_has_passed():

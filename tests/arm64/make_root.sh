@@ -26,7 +26,7 @@ for glibc in 2_17 2_24 2_26 2_27 2_28 2_31 2_34 2_35 2_36; do platforms+=(--plat
 install=(python -m pip install -q --target "$root/opt/site" "${platforms[@]}" --platform manylinux2014_aarch64
     --python-version "${python#python}" --implementation cp --only-binary=:all:)
 "${install[@]}" --no-deps "numpy==$(version numpy)" "onnxruntime==$(version onnxruntime)" \
-    "tokenizers==$(version tokenizers)" "cffi==$(version cffi)" \
+    "tokenizers==$(version tokenizers)" "cffi==$(version cffi)" "llguidance==$(version llguidance)" \
     "$(python csrc/toolchains/aarch64_wheel.py "$root/wheel" | tail -n 1)"
 "${install[@]}" "pytest==$(version pytest)" "pytest-timeout==$(version pytest-timeout)" \
     "hypothesis==$(version hypothesis)" "zstandard==$(version zstandard)" "cryptography==$(version cryptography)" \
