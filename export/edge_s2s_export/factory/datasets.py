@@ -135,7 +135,8 @@ def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
 
     `blank` leaves out pairs of a blank source, which are an error without it; `unsupported` leaves out
     targets with numbers or names that their source does not have (https://arxiv.org/abs/2102.09130), `slots`
-    those that do not say what an E2E representation says.
+    those that do not say what an E2E representation says. A source is what `max_source_words` leave of it: a
+    target must not rest on what the network never reads.
     """
     pairs = []
     for data in recipe.data:
@@ -144,10 +145,11 @@ def train_pairs(recipe: Recipe, folder: Path) -> list[Pair]:
         rows = read_rows(folder, data.name, "train", may_be_blank="blank" in data.filters)
         rows = _without_overlap(rows, folder / data.name / OVERLAPPING)
         kept = [
-            Pair(data.prefix + row.source, target)
+            Pair(data.prefix + source, target)
             for row in rows[: data.max_rows or None]
+            for source in [_first_words(row.source, data.max_source_words)]
             for target in row.targets
-            if passes(data, row.source, target)
+            if passes(data, source, target)
         ]
         given = [*kept]
         if data.swap:
@@ -174,6 +176,8 @@ def valid_rows(recipe: Recipe, folder: Path) -> list[Row]:
 
 def passes(data: DataSet, source: str, target: str) -> bool:
     """Whether the set's filters let a pair through; `source` without prefix."""
+    if data.max_target_words and len(target.split()) > data.max_target_words:
+        return False
     if "blank" in data.filters and not source.strip():
         return False
     if "slots" in data.filters and slot_errors(source, target):
@@ -194,6 +198,11 @@ def named(pair: Pair, speakers: Sequence[str], names: Sequence[str]) -> Pair:
     seed = int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:8])
     chosen = random.Random(seed).sample(names, len(speakers))
     return Pair(*(_replaced(text, dict(zip(speakers, chosen, strict=True))) for text in pair))
+
+
+def _first_words(text: str, n_words: int) -> str:
+    """The text up to the end of its `n_words`-th word, with its lines; all of it if that is 0."""
+    return "".join(re.findall(r"\s*\S+", text)[:n_words]) if n_words else text
 
 
 def _replaced(text: str, by: Mapping[str, str]) -> str:

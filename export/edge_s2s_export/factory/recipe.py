@@ -36,6 +36,8 @@ class DataSet:
     name: str
     prefix: str = ""  # of its sources
     filters: tuple[Filter, ...] = ()  # of training pairs; datasets.py says what each leaves out
+    max_source_words: int = 0  # that training pairs keep, cut before filters look; 0: all
+    max_target_words: int = 0  # training pairs with longer targets are left out; 0: none
     max_rows: int = 0  # of training pairs; 0: all
     repeat: int = 1  # how often an epoch has each pair; 0: never, the set is there to measure on
     swap: tuple[str, ...] = ()  # names such as speakers': each pair comes with the next name for each, too

@@ -73,6 +73,20 @@ def test_pairs_have_prefixes_and_repeat_and_follow_their_filters(tmp_path: Path)
     ]
 
 
+def test_a_source_is_cut_before_filters_look_at_it_and_long_targets_are_left_out(tmp_path: Path):
+    rows = [
+        {"id": "1", "source": "Anna  pays.\nBen and Carla came.", "target": "It is Ben."},
+        {"id": "2", "source": "Anna pays.\nThen Ben came.", "target": "It is Ben."},
+        {"id": "3", "source": "Anna pays.", "target": "It is for Anna."},
+    ]
+    write_set(tmp_path, train=rows, valid=rows)
+    recipe = recipe_of(
+        'name = "a"\nprefix = "p: "\nfilters = ["unsupported"]\nmax_source_words = 3\nmax_target_words = 3'
+    )
+    assert train_pairs(recipe, tmp_path) == [Pair("p: Anna  pays.\nBen", "It is Ben.")]
+    assert [row.source for row in valid_rows(recipe, tmp_path)] == [row["source"] for row in rows]
+
+
 def test_rows_that_overlap_with_valid_are_left_out_of_training(tmp_path: Path):
     write_set(tmp_path, train=ROWS, valid=ROWS)
     (tmp_path / "a" / OVERLAPPING).write_text('["1", "3", "4"]')
