@@ -19,12 +19,18 @@
  * loads never fault on the bytes that they leave out, but where these lie in an unmapped page they take
  * hundreds of cycles, so the row scales are loaded by at most four.
  *
- * One core of an AMD EPYC (Zen 4), gcc 12.2 -O3. 4 MB as 16 times [1024, 256], microseconds (bounds.c: 18 a
- * row): rows                1    2    4    8   16   32 packed             44   45   75  150  299  598 in rows
- * 53   64  124  245  460  980 One row of packed weights, GB/s, and a plain read of the same pages: MB 4    16
- * 40    88   200 huge pages, packed             96    77    46    33    33 plain read        100    82    53
- * 32    32 in rows            76    68    34    24    21 4 KiB pages, packed            98    66    31    23
- * 23 in rows           77    60    32    22    20
+ * One core of an AMD EPYC (Zen 4), gcc 12.2 -O3:
+ *     4 MB as 16 times [1024, 256], microseconds (bounds.c: 18 a row)
+ *     rows                       1    2    4    8   16   32
+ *     packed                    44   45   75  150  299  598
+ *     in rows                   53   64  124  245  460  980
+ *     One row of packed weights, GB/s, and a plain read of the same pages
+ *     MB                         4   16   40   88  200
+ *     huge pages, packed        96   77   46   33   33
+ *     huge pages, plain read   100   82   53   32   32
+ *     huge pages, in rows       76   68   34   24   21
+ *     4 KiB pages, packed       98   66   31   23   23
+ *     4 KiB pages, in rows      77   60   32   22   20
  */
 #include <immintrin.h>
 #include <stdbool.h>
