@@ -37,15 +37,20 @@ def build(folder: Path, source: Path = SOURCE) -> Path:
     return program
 
 
-def sample(program: Path, bundle: Path, threads: int, source: list[int]) -> Sample:
-    """One start: seconds until the process with the token has ended, and memory as of the others."""
+def sample(program: Path, bundle: Path, threads: int, source: list[int], expected: int) -> Sample:
+    """One start: seconds until the process with the token has ended, and memory as of the others.
+
+    PeerError if the token is not the `expected` one.
+    """
     start = time.perf_counter()
     command = [str(program), str(bundle), str(threads), *map(str, source)]
     done = subprocess.run(command, capture_output=True, text=True)
     first_token_s = time.perf_counter() - start
     if done.returncode:
         raise PeerError(f"{LABEL} ended with {done.returncode}: {done.stderr.strip()}")
-    _token, before, peak = map(int, done.stdout.split())
+    token, before, peak = map(int, done.stdout.split())
+    if token != expected:
+        raise PeerError(f"{LABEL}: expected token {expected}, as Python has, found {token}")
     return {
         "first_token_s": first_token_s,
         "peak_mb": peak / 1024,

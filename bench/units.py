@@ -245,8 +245,10 @@ def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     try:
         program = first_token.build(laboratory.options.work / "first_token")
         ours = entrants[OURS].folder
+        with entrants[OURS].start() as process:
+            [[expected]] = laboratory.generate(process, source, 1, 1)["result"]
         samplers[first_token.LABEL] = partial(
-            first_token.sample, program, ours / BUNDLE, unit.threads, source[0]
+            first_token.sample, program, ours / BUNDLE, unit.threads, source[0], expected
         )
         entrants[first_token.LABEL] = Entrant(first_token.LABEL, OURS, ours, unit.threads)
     except PeerError as error:

@@ -13,12 +13,11 @@ from edge_s2s.errors import EdgeS2SError
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.loading import default_bundle_path, load
 from edge_s2s.manifest import TOKENIZER, Manifest
+from edge_s2s.manifest import TOKENIZER_TABLE as TABLE
 from edge_s2s.model import Seq2SeqModel
 from edge_s2s.onnx_graph import check_onnx
 from edge_s2s.providers import PROVIDERS
 from edge_s2s.weights import FILE as WEIGHTS
-
-TABLE = "tokenizer.table"  # tokenizer.json, compiled for the C core, which alone reads it
 
 
 def bundle_path(name: str) -> Path:

@@ -25,6 +25,7 @@ RUNTIME_VERSION = "0.1.0"  # of edge_s2s; a bundle's min_runtime is compared wit
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_TABLE = "tokenizer.table"  # the same, compiled for the C core, which alone reads it
 TARGET_TOKENIZER = "target_tokenizer.json"  # for results, where they have a vocabulary or pieces of their own
 EncoderKind: TypeAlias = Literal["onnx", "native"]
 ENCODER_KINDS: tuple[EncoderKind, ...] = ("onnx", "native")

@@ -201,13 +201,14 @@ def _run_factory(options: argparse.Namespace) -> None:
     from .factory.build import Chain, build
     from .factory.display import Display
     from .factory.recipe import load_recipe
+    from .factory.stages import is_main_process
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     recipe, display = load_recipe(options.recipe), Display()
     if options.command == "ablate" and (n_processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ExportError(f"ablate: expected one process, found {n_processes}; start it without a launcher")
-    if int(os.environ.get("RANK", "0")):  # one of several processes, and not the first: it helps to train
+    if not is_main_process():  # it helps to train
         with Path(os.devnull).open("w") as nowhere:
             chain = Chain(recipe, options.data, options.work, Display(nowhere))
             _ = chain.teacher if options.command == "train" else chain.student

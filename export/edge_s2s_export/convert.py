@@ -19,6 +19,7 @@ from edge_s2s import encoder_weights
 from edge_s2s.bundle import write_bundle
 from edge_s2s.manifest import (
     RUNTIME_VERSION,
+    TOKENIZER_TABLE,
     Dimensions,
     Encoder,
     EncoderKind,
@@ -136,7 +137,7 @@ def convert(
     if encoder == "native":
         with step("compile the tokenizer"):
             table = tokenizer_table.compile_tokenizer(candidate.tokenizer, files, manifest)
-            files[tokenizer_table.FILE] = table
+            files[TOKENIZER_TABLE] = table
             gates.check_table(candidate, table, probe_texts(N_GOLDEN_TEXTS) if texts is None else texts)
     with step("run transformers"):
         _check_texts(candidate, all_texts)

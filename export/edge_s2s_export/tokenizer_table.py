@@ -42,7 +42,6 @@ from edge_s2s.weights import Key, write_table
 from .errors import ExportError
 from .unicode_tables import as_rows, class_tables, normalization_tables
 
-FILE = "tokenizer.table"
 BLANK = "▁"
 MAX_STEPS = 128
 _BAD_BYTES = ("run", "each", "drop")

@@ -29,6 +29,11 @@ _POLL_SECONDS = 0.1
 _PACKAGES = ("edge_s2s", "torch", "transformers", "tokenizers", "onnxruntime")
 
 
+def is_main_process() -> bool:
+    """Of the processes of one launch, as torchrun and Accelerate number them."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Work:
     """A work folder; one process, or one launch of several, uses it at a time."""
 
@@ -37,7 +42,7 @@ class Work:
         self.folder = folder
         self._on_stage = on_stage
         self._known: set[Path] = set()  # that were spoken of
-        self.is_main = int(os.environ.get("RANK", "0")) == 0  # of the processes of one launch
+        self.is_main = is_main_process()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
