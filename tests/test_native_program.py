@@ -24,6 +24,7 @@ from edge_s2s_export.convert import convert
 from edge_s2s_export.probe_texts import probe_texts
 from test_cpu_parity import HOST
 from test_default_bundle import CHECKPOINT, DATA, read_documents
+from test_memory import check_estimate
 
 MAX_LIBRARY_SIZE = 500_000  # bytes, stripped
 REPORT = ROOT / "reports" / "native_program.json"
@@ -186,6 +187,10 @@ def test_the_program_needs_the_bundle_and_15_mb(default_bundle: Path, example: P
         summary, peak = result.stdout.splitlines()
         assert len(summary.split()) > 5
         assert 5_000_000 < 1024 * int(peak) <= limit
+
+
+def test_the_estimate_of_memory_is_what_a_bundle_with_a_native_encoder_takes_in_python(bundle: Path):
+    check_estimate(bundle)
 
 
 def test_verify_compares_the_tokenizer_of_the_core_with_the_golden_texts(bundle: Path, tmp_path: Path):
