@@ -58,6 +58,9 @@ LEFT_OUT = {
     "tests/test_bundle.py::test_a_file_that_there_is_no_room_to_map_is_a_memory_error": (
         "limits the address space, of which qemu needs more than the test leaves"
     ),
+    "tests/test_memory.py::test_the_estimate_is_what_the_default_bundle_takes": (
+        "measures the memory of qemu too, which keeps what it translated: 149 MiB instead of 84"
+    ),
     "tests/test_endurance.py::test_nothing_grows_with_the_number_of_requests": (
         "measures the memory of qemu too, whose own heap grows while the program's does not"
     ),
