@@ -206,8 +206,8 @@ static bool any_above(const float *x, size_t n, float limit) {
 }
 
 /* Recomputes the head_rescore best logits of a row, of equals the lowest ids, from h itself instead of its
- * int8. h: float[d_model], logits: float[vocab_size]. */
-static void rescore_head(const es2s_model *m, const float *h, float *logits) {
+ * int8. h: float[d_model], logits: float[vocab_size], scratch: int8[d_model]. */
+static void rescore_head(const es2s_model *m, const float *h, float *logits, int8_t *scratch) {
     struct {
         float logit;
         size_t id;
@@ -230,7 +230,8 @@ static void rescore_head(const es2s_model *m, const float *h, float *logits) {
     }
     for (size_t i = 0; i < n_best; i++) {
         const size_t id = best[i].id;
-        logits[id] = m->kernels.dot_f32_q8(h, m->lm_head.q + id * d_model, d_model) * m->lm_head.scale[id];
+        const int8_t *const weights = es2s_matrix_row(&m->lm_head, id, scratch);
+        logits[id] = m->kernels.dot_f32_q8(h, weights, d_model) * m->lm_head.scale[id];
         if (m->lm_head.bias) logits[id] += m->lm_head.bias[id];
     }
 }
@@ -256,7 +257,8 @@ static void predict(es2s_session *s, size_t n_rows, float *logits) {
     if (m->final_norm.weight) es2s_normalize(&m->kernels, &m->features, &m->final_norm, s->x, n_rows, s->x);
     es2s_linear(&s->worker, &m->lm_head, s->x, n_rows, logits);
     for (size_t r = 0; m->head_rescore > 0 && r < n_rows; r++)
-        rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size);
+        rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size,
+                     s->worker.q8);
 }
 
 void es2s_decoder_begin(es2s_session *s) {

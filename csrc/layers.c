@@ -68,6 +68,31 @@ void es2s_linear(const es2s_worker *worker, const es2s_matrix *w, const float *x
     es2s_thread_pool_run(pool, run_linear, &job, (int32_t)((n_out - 1) / n_outputs + 1));
 }
 
+/* The layout is in kernels.h: groups of 4 elements, 128 bytes apart. */
+static const uint8_t *packed_row(const es2s_matrix *w, size_t row) {
+    return w->packed + row / 32 * 32 * (size_t)w->n_in + row % 32 * 4;
+}
+
+const int8_t *es2s_matrix_row(const es2s_matrix *w, size_t row, int8_t *q) {
+    const size_t n_in = (size_t)w->n_in;
+    if (!w->packed) return w->q + row * n_in;
+    const uint8_t *packed = packed_row(w, row);
+    for (size_t i = 0; i < n_in; i += 4, packed += 128) {
+        uint32_t group;
+        memcpy(&group, packed, sizeof group);
+        group ^= 0x80808080; /* of each byte - 128 */
+        memcpy(q + i, &group, sizeof group);
+    }
+    return q;
+}
+
+/* The same floats as dequantize_q8 gives. */
+static void dequantize_packed(const uint8_t *packed, float scale, size_t n_in, float *y) {
+    for (size_t i = 0; i < n_in; i += 4, packed += 128)
+        for (size_t j = 0; j < 4; j++)
+            y[i + j] = (float)(packed[j] - 128) * scale;
+}
+
 void es2s_look_up(const es2s_kernels *kernels, const es2s_matrix *table, float scale,
                   const int32_t *token_ids, size_t n, float *embeds) {
     const size_t n_in = (size_t)table->n_in;
@@ -78,6 +103,8 @@ void es2s_look_up(const es2s_kernels *kernels, const es2s_matrix *table, float s
         if (table->f32)
             for (size_t j = 0; j < n_in; j++)
                 embed[j] = table->f32[id * n_in + j] * scale;
+        else if (table->packed)
+            dequantize_packed(packed_row(table, id), table->scale[id] * scale, n_in, embed);
         else
             kernels->dequantize_q8(table->q + id * n_in, table->scale[id] * scale, n_in, embed);
     }

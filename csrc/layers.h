@@ -14,14 +14,15 @@
 #include "kernels/kernels.h"
 #include "thread_pool.h"
 
-/* A linear layer y = x W^T + bias. Either q, scale and sums are set (int8 weights), or f32 is. */
+/* A linear layer y = x W^T + bias, or a table of embeddings. int8 weights have scale and either packed or q,
+ * the others are NULL; float32 weights have f32. */
 typedef struct es2s_matrix {
     int32_t n_out;
     int32_t n_in;
-    const int8_t *q;       /* [n_out, n_in] in [-127, 127], inside the file */
     const float *scale;    /* [n_out] */
-    const int32_t *sums;   /* [n_out] sum of each row of q */
-    const uint8_t *packed; /* q once more, as gemm_qd8_packed reads it, or NULL */
+    const uint8_t *packed; /* a copy, as gemm_qd8_packed reads it */
+    const int8_t *q;       /* [n_out, n_in] in [-127, 127], inside the file */
+    const int32_t *sums;   /* [n_out] sum of each row of q, of a linear layer */
     const float *f32;      /* [n_out, n_in] */
     const float *bias;     /* [n_out], NULL = none */
 } es2s_matrix;
@@ -71,6 +72,9 @@ es2s_worker es2s_worker_take(const es2s_features *f, uint64_t rows, es2s_arena *
 
 /* y = x W^T + bias. x: float[n_rows, n_in], y: float[n_rows, n_out]. */
 void es2s_linear(const es2s_worker *worker, const es2s_matrix *w, const float *x, size_t n_rows, float *y);
+
+/* Row `row` of int8 weights: where it is, or unpacked to q: int8[n_in]. */
+const int8_t *es2s_matrix_row(const es2s_matrix *w, size_t row, int8_t *q);
 
 /* embeds: float[n, n_in] = table[token_ids] * scale */
 void es2s_look_up(const es2s_kernels *kernels, const es2s_matrix *table, float scale,

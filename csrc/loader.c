@@ -150,54 +150,74 @@ static const float *get_float_matrix(es2s_loader *l, const char *suffix, uint64_
     return x;
 }
 
-es2s_matrix es2s_load_matrix(es2s_loader *l, const char *suffix, int32_t n_out, int32_t n_in) {
-    es2s_matrix w = {.n_out = n_out, .n_in = n_in};
-    uint64_t dims[] = {(uint64_t)n_out, (uint64_t)n_in};
-    const uint64_t n = dims[0] * dims[1];
-    if (!l->is_int8) {
-        w.f32 = get_float_matrix(l, suffix, dims);
-        return w;
-    }
-    w.q = get_tensor(l, suffix, ES2S_INT8, 2, dims);
-    int32_t *sums = es2s_arena_take(l->arena, dims[0], sizeof *sums);
-    if (l->arena->base && l->status == ES2S_OK) {
-        if (memchr(w.q, 0x80, (size_t)n)) es2s_refuse_tensor(l, "values in [-127, 127]", -128);
-        l->kernels->row_sums_qc8w(w.q, (size_t)n_out, (size_t)n_in, sums);
-    }
-    w.sums = sums;
-    char scale[64];
-    snprintf(scale, sizeof scale, "%s_scale", suffix);
-    w.scale = es2s_load_vector(l, scale, n_out, 0);
-    return w;
-}
-
 /* All of it, again and again: a read brings along the pages around it. */
 void es2s_let_go_of_packed(const es2s_loader *l) {
     if (l->has_packed) es2s_mapping_let_go(l->file.data, l->n_mapped);
 }
 
-void es2s_pack_matrix(es2s_loader *l, es2s_matrix *w) {
-    const es2s_kernels *kernels = l->kernels;
+/* Of int8 weights. */
+static void check_values(es2s_loader *l, const int8_t *q, size_t n) {
+    if (memchr(q, 0x80, n)) es2s_refuse_tensor(l, "values in [-127, 127]", -128);
+}
+
+/* sums: int32[n_out], or NULL: nothing is multiplied by w. */
+static void check_in_place(es2s_loader *l, es2s_matrix *w, int32_t *sums) {
     const size_t n_out = (size_t)w->n_out, n_in = (size_t)w->n_in;
-    const size_t n_bytes = l->packs && l->is_int8 ? kernels->packed_size(n_out, n_in) : 0;
-    if (n_bytes == 0) return;
-    uint8_t *packed = es2s_arena_take(l->arena, n_bytes, 1);
+    if (!l->arena->base || l->status != ES2S_OK) return;
+    check_values(l, w->q, n_out * n_in);
+    if (sums) l->kernels->row_sums_qc8w(w->q, n_out, n_in, sums);
+    w->sums = sums;
+}
+
+/* Each part of w is checked and then packed while the cache holds it. packed: NULL while measuring. */
+static void pack(es2s_loader *l, es2s_matrix *w, uint8_t *packed) {
+    const size_t n_out = (size_t)w->n_out, n_in = (size_t)w->n_in;
     l->has_packed = true;
     if (!packed) es2s_let_go_of_packed(l); /* what was read to verify it */
     if (!packed || l->status != ES2S_OK) return;
-    for (size_t o = 0; o < n_out; o += PACKED_TOGETHER) {
+    for (size_t o = 0; o < n_out && l->status == ES2S_OK; o += PACKED_TOGETHER) {
         const size_t n = n_out - o < PACKED_TOGETHER ? n_out - o : PACKED_TOGETHER;
-        kernels->pack_qc8w(w->q + o * n_in, n, n_in, packed + o * n_in);
+        check_values(l, w->q + o * n_in, n * n_in);
+        l->kernels->pack_qc8w(w->q + o * n_in, n, n_in, packed + o * n_in);
         es2s_let_go_of_packed(l);
     }
     w->packed = packed;
+    w->q = NULL; /* a read would bring its pages back */
+}
+
+/* multiplies: vectors are multiplied by it, otherwise it is a table of rows that are looked up. */
+static es2s_matrix load_matrix(es2s_loader *l, const char *suffix, int32_t n_out, int32_t n_in,
+                               bool multiplies) {
+    es2s_matrix w = {.n_out = n_out, .n_in = n_in};
+    uint64_t dims[] = {(uint64_t)n_out, (uint64_t)n_in};
+    if (!l->is_int8) {
+        w.f32 = get_float_matrix(l, suffix, dims);
+        return w;
+    }
+    w.q = get_tensor(l, suffix, ES2S_INT8, 2, dims);
+    char scale[64];
+    snprintf(scale, sizeof scale, "%s_scale", suffix);
+    const size_t n_packed = multiplies && l->packs ? l->kernels->packed_size(dims[0], dims[1]) : 0;
+    if (n_packed > 0)
+        pack(l, &w, es2s_arena_take(l->arena, n_packed, 1));
+    else
+        check_in_place(l, &w, multiplies ? es2s_arena_take(l->arena, dims[0], sizeof *w.sums) : NULL);
+    w.scale = es2s_load_vector(l, scale, n_out, 0);
+    return w;
+}
+
+es2s_matrix es2s_load_table(es2s_loader *l, const char *suffix, int32_t n_out, int32_t n_in) {
+    return load_matrix(l, suffix, n_out, n_in, false);
+}
+
+es2s_matrix es2s_load_matrix(es2s_loader *l, const char *suffix, int32_t n_out, int32_t n_in) {
+    return load_matrix(l, suffix, n_out, n_in, true);
 }
 
 es2s_matrix es2s_load_linear(es2s_loader *l, const char *name, int32_t n_out, int32_t n_in) {
     char suffix[48];
     snprintf(suffix, sizeof suffix, "%s.weight", name);
     es2s_matrix w = es2s_load_matrix(l, suffix, n_out, n_in);
-    es2s_pack_matrix(l, &w);
     snprintf(suffix, sizeof suffix, "%s.bias", name);
     if (l->linear_has_bias) w.bias = es2s_load_vector(l, suffix, n_out, -FLT_MAX);
     return w;

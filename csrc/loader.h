@@ -52,17 +52,15 @@ const float *es2s_load_vector(es2s_loader *l, const char *name, int32_t n, float
 /* `<name>.weight` and, of a layer norm, `<name>.bias`. */
 es2s_norm es2s_load_norm(es2s_loader *l, const char *name, int32_t n);
 
-/* With int8 weights `<name>_scale`, too. */
+/* With int8 weights `<name>_scale`, too. A table is good for es2s_look_up alone, a matrix also for
+ * es2s_linear: packed, if the loader packs and the kernels have an order of their own. */
+es2s_matrix es2s_load_table(es2s_loader *l, const char *name, int32_t n_out, int32_t n_in);
 es2s_matrix es2s_load_matrix(es2s_loader *l, const char *name, int32_t n_out, int32_t n_in);
-
-/* A copy of int8 weights in the order in which the kernels read them, if the loader packs and they have one.
- */
-void es2s_pack_matrix(es2s_loader *l, es2s_matrix *w);
 
 /* After all: lets go of a file whose weights were packed. */
 void es2s_let_go_of_packed(const es2s_loader *l);
 
-/* `<name>.weight`, packed, and, in a model that has them, `<name>.bias`. */
+/* `<name>.weight`, a matrix, and, in a model that has them, `<name>.bias`. */
 es2s_matrix es2s_load_linear(es2s_loader *l, const char *name, int32_t n_out, int32_t n_in);
 
 /* `position_embedding.weight`: float[>= n_positions, d_model] */

@@ -89,10 +89,12 @@ static void read_tensors(es2s_loader *l, const contents *c, es2s_model *m) {
     const es2s_features *f = &m->features;
     es2s_layer *layers = es2s_arena_take(l->arena, (uint64_t)d->n_layers, sizeof *layers);
     m->layers = layers;
-    m->embedding = m->encoder_embedding = es2s_load_matrix(l, "embedding.weight", d->vocab_size, d->d_model);
+    m->embedding = c->is_lm_head_tied ? es2s_load_matrix(l, "embedding.weight", d->vocab_size, d->d_model)
+                                      : es2s_load_table(l, "embedding.weight", d->vocab_size, d->d_model);
+    m->encoder_embedding = m->embedding;
     if (c->source_vocab_size > 0)
         m->encoder_embedding =
-            es2s_load_matrix(l, "encoder_embedding.weight", c->source_vocab_size, d->d_model);
+            es2s_load_table(l, "encoder_embedding.weight", c->source_vocab_size, d->d_model);
     es2s_position_bias shared = {0};
     if (f->position_is_table)
         m->position_embedding = es2s_load_position_embedding(l, d->max_target_len, d->d_model);
@@ -109,7 +111,6 @@ static void read_tensors(es2s_loader *l, const contents *c, es2s_model *m) {
     if (f->has_final_norm) m->final_norm = es2s_load_norm(l, "final_norm", d->d_model);
     m->lm_head =
         c->is_lm_head_tied ? m->embedding : es2s_load_matrix(l, "lm_head.weight", d->vocab_size, d->d_model);
-    es2s_pack_matrix(l, &m->lm_head);
     if (c->has_final_logits_bias)
         m->lm_head.bias = es2s_load_vector(l, "final_logits_bias", d->vocab_size, -FLT_MAX);
 }

@@ -285,6 +285,77 @@ static void gemm_qd8_packed_avx512_vnni(const int8_t *a, const float *a_scale, s
     }
 }
 
+/* ---- attention ---- */
+
+enum { HEAD = 64 }; /* elements of a usual head; others take the common way */
+
+/* The lanes of four sums as quads of one register: lanes i and i + 8, then i + 4, as sum_lanes has it. */
+INLINE __m512 quads(const __m512 *s /* [4] */) {
+    __m512 t[2];
+    for (int i = 0; i < 2; i++)
+        t[i] = _mm512_add_ps(_mm512_shuffle_f32x4(s[2 * i], s[2 * i + 1], 0x44),
+                             _mm512_shuffle_f32x4(s[2 * i], s[2 * i + 1], 0xEE));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xDD));
+}
+
+/* sum_lanes of 16 sums at once: 15 additions instead of 64. */
+INLINE __m512 sum_lanes_of_16(const __m512 *s /* [16] */) {
+    __m512 pairs[2]; /* quad k: two lanes each of the sums k and k + 4, or k + 8 and k + 12 */
+    for (int i = 0; i < 2; i++) {
+        const __m512d a = _mm512_castps_pd(quads(s + 8 * i)), b = _mm512_castps_pd(quads(s + 8 * i + 4));
+        pairs[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    const __m512 sum = _mm512_add_ps(_mm512_shuffle_ps(pairs[0], pairs[1], 0x88),
+                                     _mm512_shuffle_ps(pairs[0], pairs[1], 0xDD));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_ps(order, sum);
+}
+
+INLINE __m128 sum_lanes_of_4(const __m512 *s /* [4] */) {
+    __m512 sum = quads(s);
+    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4E));
+    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xB1));
+    const __m512i first_of_quads = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+    return _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_quads, sum));
+}
+
+/* s[i]: the lanes of q . key_(j + i). */
+INLINE void products_of_keys(int n, const __m512 *q /* [4] */, const float *k, const int32_t *index, size_t j,
+                             __m512 *s /* [n] */) {
+    for (int i = 0; i < n; i++) {
+        const float *key = k + row_of(index, j + (size_t)i) * HEAD;
+        prefetch_floats(key, HEAD);
+        s[i] = _mm512_setzero_ps();
+        for (int d = 0; d < HEAD / LANES; d++)
+            s[i] = _mm512_add_ps(s[i], _mm512_mul_ps(q[d], _mm512_loadu_ps(key + d * LANES)));
+    }
+}
+
+/* The query stays in registers, and 16 keys share a sum across them. */
+static void attention_scores_avx512_vnni(const float *q, const float *k, const int32_t *index, size_t n_keys,
+                                         size_t d_head, const float *bias, float *scores) {
+    if (d_head != HEAD) {
+        attention_scores(q, k, index, n_keys, d_head, bias, scores);
+        return;
+    }
+    __m512 q_lanes[HEAD / LANES], s[16];
+    for (int d = 0; d < HEAD / LANES; d++)
+        q_lanes[d] = _mm512_loadu_ps(q + d * LANES);
+    size_t j = 0;
+    for (; j + 16 <= n_keys; j += 16) {
+        products_of_keys(16, q_lanes, k, index, j, s);
+        _mm512_storeu_ps(scores + j, sum_lanes_of_16(s));
+    }
+    for (; j + 4 <= n_keys; j += 4) {
+        products_of_keys(4, q_lanes, k, index, j, s);
+        _mm_storeu_ps(scores + j, sum_lanes_of_4(s));
+    }
+    for (; j < n_keys; j++)
+        scores[j] = dot_f32(q, k + row_of(index, j) * HEAD, HEAD);
+    if (bias) add(scores, bias, n_keys);
+}
+
 void es2s_kernels_init_avx512_vnni(es2s_kernels *k) {
     use_float_ops(k);
     k->isa = "avx512_vnni";
@@ -292,4 +363,5 @@ void es2s_kernels_init_avx512_vnni(es2s_kernels *k) {
     k->packed_size = packed_size_avx512_vnni;
     k->pack_qc8w = pack_qc8w_avx512_vnni;
     k->gemm_qd8_packed = gemm_qd8_packed_avx512_vnni;
+    k->attention_scores = attention_scores_avx512_vnni;
 }

@@ -22,6 +22,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include "kernels.h"
 
@@ -78,6 +81,8 @@ enum {
 
 typedef float vec __attribute__((vector_size(VEC * sizeof(float))));
 typedef int32_t vec_mask __attribute__((vector_size(VEC * sizeof(int32_t))));
+typedef float quad __attribute__((vector_size(16)));
+typedef int32_t quad_mask __attribute__((vector_size(16)));
 
 /* 16 running sums (or maxima), element i of the row going to lane i % 16. */
 typedef struct lanes {
@@ -92,14 +97,26 @@ static inline vec load(const float *x /* [VEC] */) {
 
 /* The last n < LANES elements of a row, filled up with what leaves the lanes unchanged. */
 static inline void load_tail(const float *x, size_t n, float filling, float *block /* [LANES] */) {
+#ifdef __AVX512F__ /* a copy of so many bytes costs as much as the exponentials of a tail */
+    const __mmask16 in = (__mmask16)((1u << n) - 1);
+    _mm512_storeu_ps(block, _mm512_mask_loadu_ps(_mm512_set1_ps(filling), in, x));
+#else
     for (size_t i = 0; i < LANES; i++)
         block[i] = filling;
     memcpy(block, x, n * sizeof *x);
+#endif
+}
+
+static inline void store_tail(const float *block /* [LANES] */, size_t n, float *x) {
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), _mm512_loadu_ps(block));
+#else
+    memcpy(x, block, n * sizeof *x);
+#endif
 }
 
 /* The fixed tree: lanes i and i+8, then i+4, i+2, i+1. */
 static inline float sum_lanes(const lanes *s) {
-    typedef float quad __attribute__((vector_size(16)));
     quad q[4];
     memcpy(q, s, sizeof q);
     const quad sum = (q[0] + q[2]) + (q[1] + q[3]);
@@ -167,10 +184,15 @@ static inline float max_f32(const float *x, size_t n) {
         load_tail(x + i, n - i, -INFINITY, block);
         max_into(&m, block);
     }
-    memcpy(block, &m, sizeof m);
-    float max = block[0];
-    for (size_t l = 1; l < LANES; l++)
-        max = block[l] > max ? block[l] : max;
+    quad q[4];
+    memcpy(q, &m, sizeof q);
+    for (int i = 1; i < 4; i++) {
+        const quad_mask greater = q[i] > q[0];
+        q[0] = (quad)((greater & (quad_mask)q[i]) | (~greater & (quad_mask)q[0]));
+    }
+    float max = q[0][0];
+    for (int l = 1; l < 4; l++)
+        max = q[0][l] > max ? q[0][l] : max;
     return max;
 }
 
@@ -355,7 +377,7 @@ static inline void softmax(float *x, size_t n) {
         float tail[LANES];
         load_tail(x + i, n - i, -INFINITY, tail);
         add_exponentials(&s, tail, max, tail);
-        memcpy(x + i, tail, (n - i) * sizeof *x);
+        store_tail(tail, n - i, x + i);
     }
     const float sum = sum_lanes(&s);
     for (i = 0; i < n; i++)

@@ -306,7 +306,7 @@ static void gemm_f32_matches(void) {
 
 static void attention_matches(void) {
     static const size_t D_HEADS[] = {1, 15, 16, 17, 31, 32, 33, 47, 48, 61, 64, 80, 112, 128},
-                        N_KEYS[] = {0, 1, 2, 17, 61, 200};
+                        N_KEYS[] = {0, 1, 2, 16, 17, 22, 61, 200};
     select_kernels();
     for (size_t d = 0; d < COUNT(D_HEADS); d++)
         for (size_t j = 0; j < COUNT(N_KEYS); j++)
