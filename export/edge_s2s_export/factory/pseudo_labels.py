@@ -22,6 +22,8 @@ class PseudoLabels:
 
     max_rows: int = 0  # sources; 0: all
     num_beams: int = 4
+    no_repeat_ngram_size: int = 0
+    length_penalty: float = 1.0  # of beams
     samples: int = 0  # drawn from the teacher for each source, too
     top_p: float = 0.9  # of these
     max_new_tokens: int = 96
@@ -99,8 +101,12 @@ def _batches(sources: Sequence[str], size: int) -> list[list[int]]:
 
 
 def _outputs(model: Any, encoded: Any, options: PseudoLabels) -> list[torch.Tensor]:
-    common = {"max_new_tokens": options.max_new_tokens}
-    outputs = [model.generate(**encoded, **common, num_beams=options.num_beams, do_sample=False)]
+    common = {
+        "max_new_tokens": options.max_new_tokens,
+        "no_repeat_ngram_size": options.no_repeat_ngram_size,
+    }
+    beams = {"num_beams": options.num_beams, "length_penalty": options.length_penalty}
+    outputs = [model.generate(**encoded, **common, **beams, do_sample=False)]
     if options.samples:
         outputs.append(
             model.generate(

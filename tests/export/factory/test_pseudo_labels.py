@@ -64,6 +64,21 @@ def test_samples_are_labels_each_once(teacher, tokenizer):
         assert targets[: len(first)] == first
 
 
+def test_labels_are_decoded_with_the_options_of_their_names(teacher, tokenizer):
+    circle = ["word3 word4 word5 word6 word7 word4"]
+    [[repeated]] = pseudo_labels(teacher, tokenizer, circle, OPTIONS).targets
+    assert repeated.split().count("word4") > 1
+    [[once]] = pseudo_labels(teacher, tokenizer, circle, replace(OPTIONS, no_repeat_ngram_size=1)).targets
+    assert len(set(once.split())) == len(once.split())
+
+    def n_words(length_penalty: float) -> int:
+        options = replace(OPTIONS, num_beams=4, length_penalty=length_penalty)
+        labelled = pseudo_labels(teacher, tokenizer, SOURCES, options)
+        return sum(len(text.split()) for targets in labelled.targets for text in targets)
+
+    assert n_words(-3.0) < n_words(3.0)
+
+
 class Says:
     """A model that answers every source with the same words."""
 
