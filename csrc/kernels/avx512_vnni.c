@@ -298,7 +298,7 @@ INLINE __m512 quads(const __m512 *s /* [4] */) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xDD));
 }
 
-/* sum_lanes of 16 sums at once: 15 additions instead of 64. */
+/* sum_lanes of 16 sums at once: 15 additions instead of 96. */
 INLINE __m512 sum_lanes_of_16(const __m512 *s /* [16] */) {
     __m512 pairs[2]; /* quad k: two lanes each of the sums k and k + 4, or k + 8 and k + 12 */
     for (int i = 0; i < 2; i++) {
