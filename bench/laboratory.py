@@ -16,7 +16,8 @@ from bench.peers import GREEDY_ONLY, OURS
 from bench.processes import WORKER, Entrant, PeerError, Process, environment
 from bench.results_file import Results
 from bench.rounds import Sample, measure
-from bench.shapes import CHECKPOINT, DEFAULT, sources, write_checkpoint
+from bench.shapes import DEFAULT, sources, write_checkpoint
+from edge_s2s import default_bundle_path
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,15 @@ class Laboratory:
         return min(self.options.until, time.monotonic() + self.options.unit_s)
 
     def checkpoint(self, model: str) -> Path:
-        """The Hugging Face folder that all convert."""
-        if model == DEFAULT:
-            return CHECKPOINT
+        """The Hugging Face folder that all convert; without the exporter the default bundle, which we can."""
         folder = self.options.work / model / "checkpoint"
         if not folder.exists():
             try:
                 with _new_folder(folder) as part:
                     write_checkpoint(model, part)
             except ImportError as error:
+                if model == DEFAULT:
+                    return default_bundle_path(must_exist=True)
                 hint = "install the extra bench, or copy the folder --work from a machine that has it"
                 raise PeerError(f"{model}: {error}; {hint}") from error
         return folder
@@ -138,7 +139,7 @@ class Laboratory:
         self.forget_failures(what)
         named = {_words(setting): setting for setting in candidates}
         entrants = [replace(entrant, label=words, setting=setting) for words, setting in named.items()]
-        source = sources(self.checkpoint(model), min(64, self.options.n_tokens), 1)
+        source = sources(model, min(64, self.options.n_tokens), 1)
         with Processes(self, entrants, what) as processes:
             samplers = {p.entrant.label: partial(self.whole_request, p, source, 1) for p in processes}
             measured = measure(

@@ -4,16 +4,17 @@ What a token costs depends on the shape alone; forced lengths keep the values ou
 are drawn so that the best token is well ahead of the second, hence peers that compute the same agree.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench import ROOT
+from edge_s2s import default_bundle_path
+from edge_s2s.bundle import open_bundle
 
 DEFAULT = "default"
-CHECKPOINT = ROOT / "export" / "checkpoints" / "dialogue-summary-en"
 _T5 = {
     "feed_forward_proj": "relu",
     "tie_word_embeddings": True,
@@ -67,10 +68,17 @@ MODELS = (*SHAPES, DEFAULT)
 
 
 def write_checkpoint(name: str, folder: Path) -> None:
-    """A Hugging Face folder with a random model of that shape and a tokenizer that knows all its tokens."""
+    """A Hugging Face folder: the default bundle's weights, or a random model with all tokens of its shape."""
     import torch
     import transformers
 
+    if name == DEFAULT:
+        from edge_s2s_export.restore import restored
+
+        default, tokenizer, _ = restored(default_bundle_path(must_exist=True))
+        default.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return
     family, config = {**SHAPES, **TINY}[name]
     torch.manual_seed(0)
     classes = {"T5": "T5ForConditionalGeneration", "Bart": "BartForConditionalGeneration"}
@@ -127,30 +135,35 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
     )
 
 
-def sources(checkpoint: Path, length: int, batch: int) -> list[list[int]]:
+def sources(name: str, length: int, batch: int) -> list[list[int]]:
     """`batch` sources of exactly `length` token ids, EOS included, always the same ones.
 
     Of the default model pieces of the example dialogue, of a random model random tokens.
     """
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    eos = config["eos_token_id"]
-    if checkpoint == CHECKPOINT:
-        body = encode(checkpoint, (ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8"))[:-1]
+    if name == DEFAULT:
+        *body, eos = encode((ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8"))
         bodies: list[Sequence[int]] = [
             body[7 * row :] + body * (length // len(body) + 1) for row in range(batch)
         ]
     else:
-        draw = random.Random(0)
-        special = {config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+        _, config = {**SHAPES, **TINY}[name]
+        draw, eos = random.Random(0), config["eos_token_id"]
+        special = {eos, config["pad_token_id"], config["decoder_start_token_id"]}
         plain = [token for token in range(config["vocab_size"]) if token not in special]
         bodies = [draw.choices(plain, k=length) for _ in range(batch)]
     return [[*body[: length - 1], eos] for body in bodies]
 
 
-def encode(checkpoint: Path, text: str) -> list[int]:
+def encode(text: str) -> list[int]:
     """The input ids of a text for the default model, with its prefix."""
+    ids: list[int] = default_tokenizer().encode("summarize dialogue: " + text).ids
+    return ids
+
+
+@cache
+def default_tokenizer() -> Any:
+    """The default model's, of the library tokenizers, which needs no exporter."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    ids: list[int] = tokenizer.encode("summarize dialogue: " + text).ids
-    return ids
+    with open_bundle(default_bundle_path(must_exist=True)) as bundle:
+        return Tokenizer.from_str(bytes(bundle.read("tokenizer.json")).decode())

@@ -16,7 +16,7 @@ from bench.peers import BUNDLE, OURS
 from bench.plan import BUSY_LABEL, Unit
 from bench.processes import Entrant, Neighbour, PeerError, Process
 from bench.rounds import Measured, Sample, measure, spread
-from bench.shapes import encode, sources
+from bench.shapes import default_tokenizer, encode, sources
 from edge_s2s import default_bundle_path
 from edge_s2s.decoder import supported_isas
 
@@ -66,7 +66,7 @@ def _bounds(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 def _generation(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     """Greedy, with a read stream in the same rounds; beams; batches."""
-    source = sources(laboratory.checkpoint(unit.model), unit.source_len, unit.batch)
+    source = sources(unit.model, unit.source_len, unit.batch)
     entrants = laboratory.entrants(unit.model, unit.threads, num_beams=unit.num_beams)
     is_greedy = unit.kind == "greedy"
     with ExitStack() as stack:
@@ -174,7 +174,7 @@ def _differing(ours: list[list[int]], theirs: list[list[int]]) -> float:
 
 def _busy(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     """Everybody beside a busy process, and we alone with one thread while that one stands still."""
-    source = sources(laboratory.checkpoint(unit.model), unit.source_len, 1)
+    source = sources(unit.model, unit.source_len, 1)
     entrants = laboratory.entrants(unit.model, unit.threads)
     quiet = Entrant(BUSY_LABEL, OURS, entrants[0].folder, 1, entrants[0].setting)
     with Processes(laboratory, [*entrants, quiet], unit.name) as processes, Neighbour() as neighbour:
@@ -217,7 +217,7 @@ def _rows(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     """New processes, files in the system's cache: from start to first token, and the memory that it took."""
-    source = sources(laboratory.checkpoint(unit.model), unit.source_len, 1)
+    source = sources(unit.model, unit.source_len, 1)
 
     def sample(entrant: Entrant) -> Sample:
         start = time.perf_counter()
@@ -285,14 +285,12 @@ def disk_mb(folder: Path) -> float:
 def _quality(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     """Each row goes to everybody before the next one; texts end where the model ends them."""
     from rouge_score.rouge_scorer import RougeScorer
-    from tokenizers import Tokenizer
 
     from edge_s2s_export.factory.datasets import read_rows
 
     options = laboratory.options
     assert options.data is not None
-    checkpoint = laboratory.checkpoint(unit.model)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer = default_tokenizer()
     scorer = RougeScorer(ROUGES, use_stemmer=True)
     rows = read_rows(options.data, "dialogsum", "valid")[: options.rows]
     entrants = laboratory.entrants(unit.model, unit.threads, num_beams=unit.num_beams)
@@ -303,7 +301,7 @@ def _quality(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
     with Processes(laboratory, entrants, unit.name) as processes:
         meter = Meter(processes.pids())
         for row in rows:
-            source = encode(checkpoint, row.source)
+            source = encode(row.source)
             for process in processes:
                 arguments = {"sources": [source], "n_tokens": None, "num_beams": unit.num_beams}
                 answer = process.ask("generate", **arguments)

@@ -168,7 +168,9 @@ def _table_check(bundle: Bundle, model: Seq2SeqModel) -> _Check:
 
 def _golden_checks(bundle: Bundle, model: Seq2SeqModel) -> Iterator[_Check]:
     """What the exporter saw must come out on this machine: input ids, and how greedy search begins."""
-    greedy = GenerationOptions(num_beams=1, num_return_sequences=1)
+    greedy = GenerationOptions(
+        num_beams=1, num_return_sequences=1, num_beam_groups=1, diversity_penalty=0.0, do_sample=False
+    )
     for i, case in enumerate(bundle.golden()):
         name = f"golden {i}"
         input_ids = tuple(model.encode(case.text))

@@ -52,6 +52,18 @@ def tiny_float_bundle(tiny_folder: Path) -> Path:
     return _bundle(tiny_folder, "tiny_float.es2s", "float32")
 
 
+@pytest.fixture(scope="session")
+def default_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with the weights of the default bundle."""
+    if not (bundle := edge_s2s.default_bundle_path()).exists():
+        pytest.skip("installed without the default bundle")
+    from edge_s2s_export.restore import restore
+
+    folder = tmp_path_factory.mktemp("default") / "hf"
+    restore(bundle, folder)
+    return folder
+
+
 def _bundle(tiny_folder: Path, name: str, dtype: str) -> Path:
     path = tiny_folder.parent / name
     if not path.exists():

@@ -193,9 +193,10 @@ def test_a_quick_run_writes_nothing_among_the_results(tmp_path: Path):
 
 
 def test_sources_are_as_long_as_asked_and_end():
-    for source in shapes.sources(shapes.CHECKPOINT, 512, 32):
-        assert len(source) == 512
-        assert source.index(1) == 511
+    for name in (shapes.DEFAULT, MODEL):
+        for source in shapes.sources(name, 512, 32):
+            assert len(source) == 512
+            assert source.index(1) == 511  # EOS
 
 
 @needs_proc

@@ -18,7 +18,7 @@ from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
 from edge_s2s_export.candidate import Candidate
 from edge_s2s_export.convert import Dtype, convert
-from test_default_bundle import CHECKPOINT, DATA, read_documents
+from test_default_bundle import DATA, read_documents
 
 REPORT = ROOT / "reports" / "native_encoder.json"
 N_RESAMPLES = 10_000
@@ -30,16 +30,15 @@ pytestmark = [
     pytest.mark.release,
     pytest.mark.timeout(7200),
     pytest.mark.skipif(not DATA.exists(), reason="DialogSum is not there (EDGE_S2S_DATA)"),
-    pytest.mark.skipif(not CHECKPOINT.exists(), reason="the checkpoint is not there"),
 ]
 
 
 def answers(
-    folder: Path, dtype: Dtype, encoder: str, sources: list[str]
+    checkpoint: Path, folder: Path, dtype: Dtype, encoder: str, sources: list[str]
 ) -> list[tuple[tuple[int, ...], str]]:
     """Greedy tokens and text of each source."""
     path = folder / f"{dtype}-{encoder}.es2s"
-    convert(CHECKPOINT, path, dtype=dtype, encoder=encoder, name="d", prefix="summarize dialogue: ")
+    convert(checkpoint, path, dtype=dtype, encoder=encoder, name="d", prefix="summarize dialogue: ")
     with edge_s2s.load(path, num_threads=2) as model:
         results = model.generate(sources, GenerationOptions(num_beams=1, max_new_tokens=64))
     return [(best.token_ids, best.text) for [best] in results]
@@ -75,11 +74,13 @@ def argmax_agreement(folder: Path, sources: list[str], written: list[tuple[int, 
     return float(np.concatenate(same).mean())
 
 
-def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(tmp_path: Path):
+def test_both_encoders_give_the_same_tokens_in_float32_and_as_good_ones_in_int8(
+    default_checkpoint: Path, tmp_path: Path
+):
     documents = read_documents()
     sources = [document["source"] for document in documents]
     found = {
-        (dtype, encoder): answers(tmp_path, dtype, encoder, sources)
+        (dtype, encoder): answers(default_checkpoint, tmp_path, dtype, encoder, sources)
         for dtype in ("float32", "int8")
         for encoder in ("onnx", "native")
     }

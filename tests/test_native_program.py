@@ -23,7 +23,7 @@ from edge_s2s.weights import read_table, write_table
 from edge_s2s_export.convert import convert
 from edge_s2s_export.probe_texts import probe_texts
 from test_cpu_parity import HOST
-from test_default_bundle import CHECKPOINT, DATA, read_documents
+from test_default_bundle import DATA, read_documents
 from test_memory import check_estimate
 
 MAX_LIBRARY_SIZE = 500_000  # bytes, stripped
@@ -44,12 +44,10 @@ def bundle(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model with a native encoder."""
-    if not CHECKPOINT.exists():
-        pytest.skip("the checkpoint is not there")
     path = tmp_path_factory.mktemp("native") / "default.es2s"
-    convert(CHECKPOINT, path, name="default", prefix="summarize dialogue: ", encoder="native")
+    convert(default_checkpoint, path, name="default", prefix="summarize dialogue: ", encoder="native")
     return path
 
 

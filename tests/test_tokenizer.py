@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,12 +14,13 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from edge_s2s import BundleError
+from edge_s2s import BundleError, default_bundle_path
+from edge_s2s.bundle import open_bundle
 from edge_s2s.tokenizer import TextStream, Tokenizer
 from edge_s2s_export.probe_texts import probe_texts
 from tiny_folders import tiny_tokenizer
 
-DEFAULT = Path(__file__).parents[1] / "export" / "checkpoints" / "dialogue-summary-en" / "tokenizer.json"
+DEFAULT = default_bundle_path()
 PREFIX = "summarize dialogue: "
 SENTENCES = probe_texts(50)
 
@@ -70,8 +70,9 @@ def tiny() -> bytes:
 
 def default() -> bytes:
     if not DEFAULT.exists():
-        pytest.skip("the default checkpoint is not here")
-    return DEFAULT.read_bytes()
+        pytest.skip("installed without the default bundle")
+    with open_bundle(DEFAULT) as bundle:
+        return bytes(bundle.read("tokenizer.json"))
 
 
 KINDS: dict[str, Callable[[], bytes]] = {

@@ -18,11 +18,9 @@ def prepare(checkpoint: Path, folder: Path) -> None:
     try:
         from edge_s2s_export.convert import load_checkpoint
     except ImportError:
-        from bench.shapes import CHECKPOINT
-
-        if checkpoint != CHECKPOINT:
+        if checkpoint.is_dir():
             raise
-        shutil.copy(edge_s2s.default_bundle_path(must_exist=True), folder / BUNDLE)
+        shutil.copy(checkpoint, folder / BUNDLE)
         return
     model, tokenizer = load_checkpoint(checkpoint)
     _write(model, tokenizer, folder / BUNDLE)

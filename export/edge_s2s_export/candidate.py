@@ -9,7 +9,7 @@ import numpy as np
 from edge_s2s.bundle import Bundle
 from edge_s2s.decoder import DecoderModel, Floats
 from edge_s2s.encoder import Encoder
-from edge_s2s.manifest import FileEntry, Manifest
+from edge_s2s.manifest import FileEntry, GenerationDefaults, Manifest
 from edge_s2s.tokenizer import open_tokenizers
 from edge_s2s.weights import FILE as WEIGHTS
 from edge_s2s.weights import read_weights
@@ -70,8 +70,7 @@ class Candidate:
         defaults = self.manifest.generation
         with self._decoder.session(1, 1, cross_kv.shape[3], defaults.max_new_tokens) as session:
             session.set_source(0, cross_kv)
-            params = dataclasses.replace(defaults, num_beams=1, num_return_sequences=1)
-            return list(session.generate(params)[0][0].token_ids)
+            return list(session.generate(greedy_search(defaults))[0][0].token_ids)
 
     def margins(self, cross_kv: Floats, token_ids: Sequence[int]) -> Floats:
         """How far each token's logit is above the best of the others; below 0 where it is not the best."""
@@ -81,3 +80,15 @@ class Candidate:
         logits[steps, token_ids] = -np.inf
         margins: Floats = own - logits.max(axis=1)
         return margins
+
+
+def greedy_search(defaults: GenerationDefaults) -> GenerationDefaults:
+    """The same rules for greedy search, whatever the defaults search or draw by."""
+    return dataclasses.replace(
+        defaults,
+        num_beams=1,
+        num_return_sequences=1,
+        num_beam_groups=1,
+        diversity_penalty=0.0,
+        do_sample=False,
+    )

@@ -25,6 +25,7 @@ examples:
       --prefix "summarize: " --licence CC-BY-4.0 --data "Our Corpus, CC BY 4.0, https://example.org"
   edge-s2s-export static ./summarizer --bundle summarizer.es2s --out summarizer-npu.es2s --kinds qnn-static
   edge-s2s-export sensitivity ./summarizer --prefix "summarize: "
+  edge-s2s-export restore summarizer.es2s --out ./summarizer
   edge-s2s-export build --recipe tiny --work work
   edge-s2s-export build --recipe e2e-data-to-text --data data --work work
 """
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_static(commands)
     _add_sensitivity(commands)
+    _add_restore(commands)
     for name, what in FACTORY.items():
         _add_factory(commands, name, what)
     return parser
@@ -169,6 +171,20 @@ def _add_sensitivity(commands: Any) -> None:
     add("source", metavar="SOURCE", help="a local Hugging Face folder, or a hub id")
     add("--prefix", default="", metavar="TEXT", help="what every input starts with, its last blank included")
     add("--texts", type=Path, metavar="FILE", help='rows {"source": ...} to write to (default: English ones)')
+
+
+def _add_restore(commands: Any) -> None:
+    parser = commands.add_parser(
+        "restore",
+        help="a bundle becomes a Hugging Face checkpoint again",
+        description="Writes the T5 of a bundle as a Hugging Face folder in float32, to train or convert it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_restore)
+    add = parser.add_argument
+    add("bundle", type=Path, metavar="BUNDLE", help="a file NAME.es2s, or a directory")
+    add("--out", required=True, type=Path, metavar="FOLDER", help="a new folder")
 
 
 def _add_factory(commands: Any, name: str, what: str) -> None:
@@ -297,6 +313,15 @@ def _static(options: argparse.Namespace) -> None:
         on_step=_show_step,
     )
     _show_report(report)
+
+
+def _restore(options: argparse.Namespace) -> None:
+    _quiet_torch()
+    from .restore import restore  # needs what the first line has just asked for
+
+    manifest = restore(options.bundle, options.out)
+    prefix = f", prefix {manifest.prefix!r}" if manifest.prefix else ""
+    print(f"{options.out}: {manifest.name} {manifest.version}, licence {manifest.licence.weights}{prefix}")
 
 
 def _sensitivity(options: argparse.Namespace) -> None:

@@ -186,6 +186,8 @@ def timer(on_step: Callable[[str, float], None]) -> Callable[[str], Any]:
 
 def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
     """Model in float32 and tokenizer. transformers reads the local folder, or the hub."""
+    if (path := Path(source)).suffix == ".es2s" and path.is_file():
+        raise ExportError(f"{source}: a bundle; edge-s2s-export restore makes a Hugging Face folder of it")
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:

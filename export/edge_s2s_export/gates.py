@@ -66,6 +66,9 @@ def run_transformers(model: Any, tokenizer: Any, spec: ModelSpec, texts: Sequenc
         attention_mask=pad_sequence([torch.ones_like(source) for source in sources], batch_first=True),
         num_beams=1,
         num_return_sequences=1,
+        num_beam_groups=1,
+        diversity_penalty=0.0,
+        do_sample=False,
         max_new_tokens=spec.generation.max_new_tokens,
     )
     references = []

@@ -7,7 +7,6 @@ Activations stay float32, so the costs are those of weights, which is what stori
 would save. Encoder and decoder run on the C core, from float32 weights.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from edge_s2s.decoder import DecoderModel, Floats
 from edge_s2s.weights import expected_tensors, write_weights
 
 from . import families, gates
+from .candidate import greedy_search
 from .convert import load_checkpoint
 from .errors import ExportError
 from .model_spec import ModelSpec
@@ -114,7 +114,7 @@ def _core(spec: ModelSpec, rounded: Mapping[str, np.ndarray]) -> DecoderModel:
 
 def _teacher_forcing(core: DecoderModel, spec: ModelSpec, input_ids: Sequence[int]) -> list[int]:
     """What the decoder is given: its start token, and what greedy search writes but for the last token."""
-    defaults = dataclasses.replace(spec.generation, num_beams=1, num_return_sequences=1)
+    defaults = greedy_search(spec.generation)
     with core.session(1, 1, len(input_ids), defaults.max_new_tokens) as session:
         session.encode(0, input_ids)
         token_ids = session.generate(defaults)[0][0].token_ids

@@ -30,7 +30,6 @@ from edge_s2s.stored_zip import write_zip
 from edge_s2s_export.convert import convert
 from edge_s2s_export.probe_texts import probe_texts
 from java_builds import TESTS, run_tests
-from test_default_bundle import CHECKPOINT
 from tiny_folders import PREFIX, make_tiny_folder
 
 JVM_ROOT = Path(os.environ.get("EDGE_S2S_ARM64_JVM", ROOT / "build" / "arm64-jvm"))
@@ -180,10 +179,9 @@ def test_on_this_jvm(test: Path, files: Path):
 
 
 @pytest.mark.release
-def test_the_default_model_summarizes_as_in_python(tmp_path: Path):
-    if not CHECKPOINT.exists():
-        pytest.skip("the checkpoint is not there")
-    convert(CHECKPOINT, tmp_path / "bundle.es2s", name="d", prefix="summarize dialogue: ", encoder="native")
+def test_the_default_model_summarizes_as_in_python(default_checkpoint: Path, tmp_path: Path):
+    bundle = tmp_path / "bundle.es2s"
+    convert(default_checkpoint, bundle, name="d", prefix="summarize dialogue: ", encoder="native")
     write_texts(tmp_path, [(ROOT / "examples" / "dialogue.txt").read_text(encoding="utf-8"), *probe_texts(5)])
     (tmp_path / "truncated.es2s").write_bytes(b"PK")
     [test] = [path for path in TESTS if path.stem == "EdgeS2STest"]

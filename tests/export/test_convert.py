@@ -14,6 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import edge_s2s
 from edge_s2s import BundleError
+from edge_s2s import cli as runtime_cli
 from edge_s2s._core import ffi, lib
 from edge_s2s.bundle import open_bundle
 from edge_s2s.generation import GenerationOptions
@@ -234,6 +235,24 @@ def test_arguments_that_no_bundle_can_hold_are_refused_before_the_work(
     with pytest.raises((BundleError, ExportError), match=message):
         convert(folder, out, **arguments, on_step=lambda step, _seconds: steps.append(step))
     assert steps in ([], ["load the checkpoint"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"do_sample": True, "top_k": 9}, {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}],
+    ids=["samples", "groups"],
+)
+def test_a_checkpoint_that_does_not_search_greedily_by_default_converts_and_verifies(
+    folder: Path, tmp_path: Path, settings: dict[str, object]
+):
+    changed = shutil.copytree(folder, tmp_path / "hf")
+    path = changed / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    out = tmp_path / "out.es2s"
+    convert(changed, out)
+    with open_bundle(out) as bundle:
+        assert settings.items() <= dataclasses.asdict(bundle.manifest.generation).items()
+    assert runtime_cli.main(["verify", str(out)]) == 0
 
 
 def test_bfloat16_checkpoints_convert(tmp_path: Path):

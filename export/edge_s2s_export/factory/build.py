@@ -23,6 +23,7 @@ from edge_s2s.drift import Reference
 from edge_s2s_export import families
 from edge_s2s_export.convert import Dtype, convert
 from edge_s2s_export.errors import ExportError, GateError
+from edge_s2s_export.restore import restored
 
 from .datasets import DATA, EXAMPLES, Pair, Row, passes, train_pairs, valid_rows
 from .display import Display
@@ -42,7 +43,8 @@ from .training import CHECKPOINT, LOG, TrainingOptions, train
 TOKENIZER_CHARS = 6_000_000  # of each file of texts that a tokenizer learns from
 N_LOSS_ROWS = 128  # of valid, on which the loss is watched
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
-BUNDLE = "model.es2s"
+BUNDLE_SUFFIX = ".es2s"
+BUNDLE = f"model{BUNDLE_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,11 @@ class Chain:
         """Of transformers' form."""
         options = self.recipe.tokenizer
         if options.folder:
+            source = self._checkpoint(options.folder)
             return self.work.stage(
                 "tokenizer",
-                {"folder": _identity(options.folder)},
-                lambda stage: AutoTokenizer.from_pretrained(options.folder).save_pretrained(stage),
+                {"folder": _identity(source)},
+                lambda stage: AutoTokenizer.from_pretrained(source).save_pretrained(stage),
             )
         return self.work.stage(
             "tokenizer",
@@ -147,6 +150,20 @@ class Chain:
 
     # Teacher and student
 
+    def _checkpoint(self, source: str) -> str:
+        """A Hugging Face folder, or a hub id; the weights of a bundle become such a folder."""
+        if (path := Path(source)).suffix != BUNDLE_SUFFIX:
+            return source
+        if not path.is_file():
+            raise ExportError(f"{source}: expected a bundle, found no such file")
+
+        def make(stage: Path) -> None:
+            model, tokenizer, _ = restored(path)
+            model.save_pretrained(stage)
+            tokenizer.save_pretrained(stage)
+
+        return str(self.work.stage("restored", {"bundle": _digest(path)}, make))
+
     @cached_property
     def pretrained(self) -> Path | None:
         """A Hugging Face folder with the teacher's first weights, if the recipe pretrains."""
@@ -175,15 +192,16 @@ class Chain:
     def teacher(self) -> Path:
         """A Hugging Face folder."""
         teacher = self.recipe.teacher
+        init = self._checkpoint(teacher.init) if teacher.init else ""
         inputs = {
             "network": teacher.network,
-            "init": _identity(teacher.init) if teacher.init else self.pretrained,
+            "init": _identity(init) if init else self.pretrained,
             "training": teacher.training,
             **self._training_inputs,
         }
 
         def make(stage: Path) -> None:
-            if source := teacher.init or self.pretrained:
+            if source := init or self.pretrained:
                 model = _load(str(source))
             else:
                 assert teacher.network

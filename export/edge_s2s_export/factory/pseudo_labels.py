@@ -4,15 +4,23 @@ Outputs that would teach something wrong are left out: those that say what the s
 circles, never end, or are much longer or shorter than the others.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
+from edge_s2s.decoder import DecoderModel
 from edge_s2s.faithfulness import check
+from edge_s2s.weights import write_weights
+from edge_s2s_export import families
+from edge_s2s_export.candidate import greedy_search
 
+Search = Callable[..., torch.Tensor]  # encoded sources, settings of `generate` -> ids, as that returns them
+CORE_BATCH = 8  # sources at a time
 SORTED_AT_ONCE = 32  # batches of which the texts are sorted by length
 
 
@@ -29,6 +37,7 @@ class PseudoLabels:
     max_new_tokens: int = 96
     min_ratio: float = 0.0  # of the tokens of target and source
     max_ratio: float = 2.0
+    max_same: int = 0  # sources that may have the same target, the first ones; 0: all
     supported: bool = True  # leaves out what names or numbers say that the source does not
     batch_size: int = 32
     seed: int = 0
@@ -58,6 +67,7 @@ def pseudo_labels(
     The same arguments give the same texts; `on_progress` gets how many sources are done.
     """
     device, model = model.device, model.eval()
+    search = (search_in_core if device.type == "cpu" else search_in_transformers)(model)
     limit = getattr(tokenizer, "model_max_length", None)
     targets: list[tuple[str, ...]] = [()] * len(sources)
     dropped: Counter[str] = Counter()
@@ -74,7 +84,7 @@ def pseudo_labels(
         n_source = encoded["attention_mask"].sum(1).tolist()
         torch.manual_seed(options.seed * 1_000_003 + number)
         kept: list[dict[str, None]] = [{} for _ in batch]  # texts, each once, in their order
-        for rows in _outputs(model, encoded, options):
+        for rows in _outputs(model, search, encoded, options):
             n_each = len(rows) // len(batch)
             for row, tokens in enumerate(rows.tolist()):
                 at = row // n_each
@@ -87,7 +97,23 @@ def pseudo_labels(
             targets[at] = tuple(found)
         done += len(batch)
         on_progress(done)
+    if options.max_same:
+        targets = _thinned(targets, options.max_same, dropped)
     return Labelled(tuple(targets), dropped)
+
+
+def _thinned(targets: list[tuple[str, ...]], max_same: int, dropped: Counter[str]) -> list[tuple[str, ...]]:
+    """Without what a teacher says to everything: of each text the first `max_same`."""
+    seen: Counter[str] = Counter()
+
+    def is_kept(text: str) -> bool:
+        seen[text] += 1
+        return seen[text] <= max_same
+
+    kept = [tuple(text for text in texts if is_kept(text)) for texts in targets]
+    if n_dropped := sum(map(len, targets)) - sum(map(len, kept)):
+        dropped["said too often"] = n_dropped
+    return kept
 
 
 def _batches(sources: Sequence[str], size: int) -> list[list[int]]:
@@ -100,13 +126,12 @@ def _batches(sources: Sequence[str], size: int) -> list[list[int]]:
     return batches
 
 
-def _outputs(model: Any, encoded: Any, options: PseudoLabels) -> list[torch.Tensor]:
+def _outputs(model: Any, search: Search, encoded: Any, options: PseudoLabels) -> list[torch.Tensor]:
     common = {
         "max_new_tokens": options.max_new_tokens,
         "no_repeat_ngram_size": options.no_repeat_ngram_size,
     }
-    beams = {"num_beams": options.num_beams, "length_penalty": options.length_penalty}
-    outputs = [model.generate(**encoded, **common, **beams, do_sample=False)]
+    outputs = [search(encoded, **common, num_beams=options.num_beams, length_penalty=options.length_penalty)]
     if options.samples:
         outputs.append(
             model.generate(
@@ -120,6 +145,38 @@ def _outputs(model: Any, encoded: Any, options: PseudoLabels) -> list[torch.Tens
             )
         )
     return outputs
+
+
+def search_in_transformers(model: Any) -> Search:
+    """The model's own beam search: fast where many rows fit a GPU."""
+
+    def search(encoded: Any, **settings: Any) -> torch.Tensor:
+        outputs: torch.Tensor = model.generate(**encoded, **settings, do_sample=False)
+        return outputs
+
+    return search
+
+
+def search_in_core(model: Any) -> Search:
+    """The same tokens from the runtime's decoder, which takes a quarter of the time on a CPU."""
+    spec = families.describe(model)
+    core = DecoderModel(write_weights(spec.keys, spec.tensors), num_threads=torch.get_num_threads())
+    start, pad = core.dims.decoder_start_token_id, core.dims.pad_token_id
+
+    def search(encoded: Any, **settings: Any) -> torch.Tensor:
+        defaults = dataclasses.replace(greedy_search(spec.generation), **settings)
+        masked = zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
+        sources = [ids[mask.bool()].tolist() for ids, mask in masked]
+        rows: list[torch.Tensor] = []
+        for batch in (sources[at : at + CORE_BATCH] for at in range(0, len(sources), CORE_BATCH)):
+            longest = max(map(len, batch))
+            with core.session(len(batch), defaults.num_beams, longest, defaults.max_new_tokens) as session:
+                for at, source in enumerate(batch):
+                    session.set_source(at, spec.cross_kv(source))
+                rows += [torch.tensor([start, *best.token_ids]) for [best] in session.generate(defaults)]
+        return pad_sequence(rows, batch_first=True, padding_value=pad)
+
+    return search
 
 
 def _judge(

@@ -48,9 +48,9 @@ class DataSet:
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """A new BPE tokenizer, or the one of a Hugging Face folder."""
+    """A new BPE tokenizer, or the one of a Hugging Face folder or a bundle."""
 
-    folder: str = ""
+    folder: str = ""  # or NAME.es2s
     vocab_size: int = 8192
     names: tuple[str, ...] = ()  # that are one token each, such as #Person1#
     n_extra_ids: int = 0  # <extra_id_0>, ..., for pretraining that masks
@@ -80,7 +80,7 @@ class Teacher:
     """Trained from new, pretrained or `init`'s weights; without `training`, `init` as it is."""
 
     network: Network | None = None
-    init: str = ""  # a Hugging Face folder or hub id
+    init: str = ""  # a Hugging Face folder or hub id, or a bundle NAME.es2s of a T5
     data: tuple[str, ...] = ()  # what else `init` was trained on, with licences, for the bundle's manifest
     training: TrainingOptions | None = None
 

@@ -83,7 +83,7 @@ def _tensors(model: Any, *, bias_per_layer: bool) -> dict[str, Tensor]:
     output_scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
     tensors = {"final_norm.weight": model.decoder.final_layer_norm.weight * output_scale}
     if not bias_per_layer:
-        tensors["position_bias"] = _position_bias(model.decoder.block[0], config)
+        tensors["position_bias"] = position_bias(model.decoder.block[0], config)
     for i, block in enumerate(model.decoder.block):
         cross_attention = block.layer[1]
         tensors |= _layer_tensors(f"layers.{i}", block, config, bias_per_layer=bias_per_layer)
@@ -126,11 +126,11 @@ def _layer_tensors(name: str, block: Any, config: Any, *, bias_per_layer: bool) 
     }
     if bias_per_layer:
         is_decoder = self_attention.SelfAttention.is_decoder
-        layer["position_bias"] = (_position_bias if is_decoder else _encoder_position_bias)(block, config)
+        layer["position_bias"] = (position_bias if is_decoder else _encoder_position_bias)(block, config)
     return {f"{name}.{part}": tensor for part, tensor in layer.items()}
 
 
-def _position_bias(block: Any, config: Any) -> Tensor:
+def position_bias(block: Any, config: Any) -> Tensor:
     """Bias of a key `distance` positions before the query, [n_heads, relative_attention_max_distance + 1].
 
     From that distance on all fall into the last bucket, so the last column also holds beyond the table.

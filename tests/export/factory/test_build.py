@@ -31,6 +31,7 @@ from edge_s2s_export.factory.outputs import read_outputs
 from edge_s2s_export.factory.recipe import Pretraining, Recipe, load_recipe
 from edge_s2s_export.factory.texts import FOLDER
 from edge_s2s_export.probe_texts import probe_texts
+from edge_s2s_export.restore import restore
 from tiny_folders import make_tiny_folder
 
 NO_DATA = Path("no data needed")
@@ -293,6 +294,20 @@ def test_a_teacher_of_an_unknown_family_is_refused(tmp_path: Path, quiet: Displa
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "led"}))
     refuse(with_teacher(folder, folder), tmp_path / "w", quiet, "model_type 'led' is unknown; known: bart, ")
+
+
+def test_a_bundle_can_be_where_a_teacher_begins(built: Built, tmp_path: Path, quiet: Display):
+    (tmp_path / "w").mkdir()
+    recipe = with_teacher(built.bundle, built.bundle)
+    untrained = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, training=None))
+    made = chain(untrained, tmp_path / "w", quiet)
+    restore(built.bundle, tmp_path / "hf")
+    expected, found = (load_file(path / "model.safetensors") for path in (tmp_path / "hf", made.teacher))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    again = chain(with_teacher(tmp_path / "no.es2s", built.bundle), tmp_path / "w", quiet)
+    with pytest.raises(ExportError, match=r"no\.es2s: expected a bundle, found no such file"):
+        again.teacher  # noqa: B018  # a property that runs the stage
 
 
 def test_a_missing_teacher_is_refused(tmp_path: Path, quiet: Display):

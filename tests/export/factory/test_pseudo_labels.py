@@ -1,20 +1,29 @@
 """A teacher's outputs become targets, except for those that would teach something wrong."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from edge_s2s_export.factory import pseudo_labels as module
 from edge_s2s_export.factory.examples import Epochs, Example, shapes_of
 from edge_s2s_export.factory.networks import Network, new_model
-from edge_s2s_export.factory.pseudo_labels import PseudoLabels, pseudo_labels
+from edge_s2s_export.factory.pseudo_labels import (
+    PseudoLabels,
+    pseudo_labels,
+    search_in_core,
+    search_in_transformers,
+)
 from edge_s2s_export.factory.training import TrainingOptions, train
 
 WORDS = [f"word{i}" for i in range(30)]
+EOS = 1
 OPTIONS = PseudoLabels(num_beams=2, max_new_tokens=12, batch_size=4)
 
 
@@ -55,6 +64,25 @@ def test_a_teacher_that_repeats_labels_with_what_it_repeats(teacher, tokenizer):
     assert labelled == pseudo_labels(teacher, tokenizer, SOURCES, OPTIONS)
 
 
+def test_the_core_finds_what_transformers_finds(teacher, tokenizer):
+    """In float32, hence the same tokens; `search_parity` compares scores."""
+    encoded = tokenizer(SOURCES, padding=True, return_tensors="pt", return_token_type_ids=False)
+    settings: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "num_beams": 3,
+        "length_penalty": 1.5,
+        "no_repeat_ngram_size": 2,
+    }
+    ours, theirs = (
+        [
+            row[: row.index(EOS) + 1] if EOS in row else row
+            for row in search(teacher)(encoded, **settings).tolist()
+        ]
+        for search in (search_in_core, search_in_transformers)
+    )
+    assert ours == theirs
+
+
 def test_samples_are_labels_each_once(teacher, tokenizer):
     options = replace(OPTIONS, samples=3, top_p=1.0)
     drawn = pseudo_labels(teacher, tokenizer, SOURCES[:5], options).targets
@@ -79,19 +107,25 @@ def test_labels_are_decoded_with_the_options_of_their_names(teacher, tokenizer):
     assert n_words(-3.0) < n_words(3.0)
 
 
-class Says:
-    """A model that answers every source with the same words."""
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, teacher) -> Callable[..., Any]:
+    """A teacher that answers every source with the given ids."""
 
-    device = torch.device("cpu")
+    def answer(*ids: int) -> Any:
+        def search(encoded: Any, **_settings: Any) -> torch.Tensor:
+            return torch.tensor([[0, *ids]] * len(encoded["input_ids"]))
 
-    def __init__(self, *ids: int) -> None:
-        self.ids = [0, *ids]
+        monkeypatch.setattr(module, "search_in_core", lambda _model: search)
+        return teacher
 
-    def eval(self) -> "Says":
-        return self
+    return answer
 
-    def generate(self, input_ids: torch.Tensor, **_options: object) -> torch.Tensor:
-        return torch.tensor([self.ids] * len(input_ids))
+
+def test_what_a_teacher_says_to_everything_is_kept_so_often(say, tokenizer):
+    labelled = pseudo_labels(say(3, 4, 1), tokenizer, SOURCES, replace(OPTIONS, max_same=3))
+    text = "word0 word1"
+    assert labelled.targets == ((text,),) * 3 + ((),) * (len(SOURCES) - 3)
+    assert labelled.dropped == {"said too often": len(SOURCES) - 3}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +140,8 @@ class Says:
         ([5, 34, 1], "unsupported"),  # Paris is not
     ],
 )
-def test_what_would_teach_something_wrong_is_left_out(ids: list[int], reason: str, tokenizer):
+def test_what_would_teach_something_wrong_is_left_out(ids: list[int], reason: str, say, tokenizer):
     source = "word2 word3 Anna word4 word5 word6 word7"
-    labelled = pseudo_labels(Says(*ids), tokenizer, [source], OPTIONS)
+    labelled = pseudo_labels(say(*ids), tokenizer, [source], OPTIONS)
     assert labelled.dropped == Counter({reason: 1} if reason else {})
     assert [len(targets) for targets in labelled.targets] == [0 if reason else 1]
