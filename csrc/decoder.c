@@ -70,6 +70,8 @@ static es2s_session *take_arrays(es2s_session *s, size_t search_scratch_bytes, e
     return block;
 }
 
+enum { HOT_SESSION = 8 << 20 }; /* from which on huge pages are worth the rest of the last one */
+
 es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_params *params,
                                 size_t search_scratch_bytes, es2s_session **session_out) {
     const es2s_model_dims *dims = &model->dims;
@@ -102,7 +104,8 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
     take_arrays(&s, search_scratch_bytes, &arena);
     s.memory = arena.used;
     ES2S_TRY(es2s_check_memory("session", s.memory));
-    arena = (es2s_arena){.base = es2s_alloc(s.memory)};
+    arena.base = s.memory < HOT_SESSION ? es2s_alloc(s.memory) : es2s_alloc_hot(s.memory);
+    arena.used = 0;
     if (!arena.base) return es2s_fail(ES2S_OUT_OF_MEMORY, "session: cannot allocate %zu bytes", s.memory);
     es2s_session *session = take_arrays(&s, search_scratch_bytes, &arena);
     assert(arena.used == s.memory);

@@ -8,6 +8,9 @@
 
 #ifdef __linux__
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,6 +160,12 @@ uint64_t es2s_available_memory(const char *root) {
     return left;
 }
 
+void es2s_release_memory(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 void es2s_prefer_huge_pages(void *block, size_t size) {
     madvise(block, size, MADV_HUGEPAGE);
 }
@@ -184,6 +193,9 @@ bool es2s_thread_keep_to(const es2s_cpus *cpus) {
 uint64_t es2s_available_memory(const char *root) {
     (void)root;
     return UINT64_MAX;
+}
+
+void es2s_release_memory(void) {
 }
 
 void es2s_prefer_huge_pages(void *block, size_t size) {

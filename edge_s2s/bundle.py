@@ -159,6 +159,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     for encoder in manifest.encoders:
         if encoder.kind == "native":
             _check_native_encoder(files[encoder.file], weights, manifest, encoder.file)
+    for view in files.values():
+        _let_go(view)
     return Bundle(path, "directory" if is_directory else "es2s", manifest, weights, files)
 
 
@@ -205,6 +207,12 @@ def _map(fd: int, file: str) -> memoryview:
         if status.st_size == 0:  # which cannot be mapped
             return memoryview(b"")
         return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ))
+
+
+def _let_go(view: memoryview) -> None:
+    """The pages of a mapping that was read are this process's memory no longer, until it reads them again."""
+    if isinstance(view.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def write_bundle(

@@ -103,6 +103,11 @@ def available_memory(root: str = "/") -> int | None:
     return None if left == (1 << 64) - 1 else left
 
 
+def release_memory() -> None:
+    """Gives back to the system what the heap holds and nothing uses, where it can (glibc)."""
+    lib.es2s_release_memory()
+
+
 class DecoderModel:
     """The immutable weights of a decoder; any number of threads may share it.
 

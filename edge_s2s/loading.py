@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from edge_s2s.bundle import Bundle, open_bundle
-from edge_s2s.decoder import DecoderModel, available_memory
+from edge_s2s.decoder import DecoderModel, available_memory, release_memory
 from edge_s2s.errors import BundleError, ProviderError
 from edge_s2s.job import Parts, SourceEncoder
 from edge_s2s.manifest import Encoder as EncoderFile
@@ -65,6 +65,7 @@ def load(
         has_accelerator = accelerator(providers) is not None
         check_memory(bundle, None if has_accelerator else _cpu_encoder(bundle, encoder, providers), left)
         tokenizer, target_tokenizer = open_tokenizers(bundle.manifest, bundle.read)
+        release_memory()  # of parsing them: a tenth of what the default model takes
         chosen = _open_encoder(
             bundle,
             encoder,

@@ -78,6 +78,10 @@ const char *es2s_supported_isas(void);
  * Linux). root: the folder with proc and sys, NULL = "/". What a model or session needs is compared with it. */
 uint64_t es2s_available_memory(const char *root);
 
+/* Gives back to the system what malloc holds for this process and nothing uses, where malloc can (glibc); for after
+ * work that has left a lot of it, such as reading a tokenizer.json. */
+void es2s_release_memory(void);
+
 /* ============================================= Model ============================================= */
 
 /* The threads serve one call at a time; a call that finds them busy works alone, with the same result. */

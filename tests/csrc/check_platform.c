@@ -97,6 +97,17 @@ static void groups_of_version_1_do_so_too_also_where_a_container_hides_their_pat
     finish();
 }
 
+static void a_heap_that_was_released_serves_on(void) {
+    char *kept = malloc(100);
+    CHECK(kept != NULL);
+    strcpy(kept, "kept");
+    for (size_t n = 0; n < 1000; n++) /* both sizes that a heap has in it and those that the system is asked for */
+        free(malloc(n * 1000));
+    es2s_release_memory();
+    CHECK(strcmp(kept, "kept") == 0);
+    free(kept);
+}
+
 static void what_is_needed_is_compared_with_what_is_left(void) {
     CHECK(es2s_available_memory(NULL) > MIB);
     SUCCEEDS(es2s_check_memory("model", 1000));
@@ -202,6 +213,7 @@ int main(int argc, char **argv) {
          groups_of_version_2_limit_it_and_give_cached_files_back, 0},
         {"groups_of_version_1_do_so_too_also_where_a_container_hides_their_path",
          groups_of_version_1_do_so_too_also_where_a_container_hides_their_path, 0},
+        {"a_heap_that_was_released_serves_on", a_heap_that_was_released_serves_on, 0},
         {"what_is_needed_is_compared_with_what_is_left", what_is_needed_is_compared_with_what_is_left, 0},
 #ifdef __linux__
         {"fast_cores_are_found_by_capacity_or_frequency", fast_cores_are_found_by_capacity_or_frequency, 0},
