@@ -115,6 +115,7 @@ def run(args: argparse.Namespace, machine: Mapping[str, Any]) -> int:
         [answer.features(row.source) for answer, row in zip(local, rows, strict=True)],
         qualities["device"],
         [row.set for row in rows],
+        [""] * len(rows),  # all have the bundle's prefix
         metric=METRIC,
         n_draws=N_DRAWS,
     )

@@ -272,6 +272,7 @@ class Chain:
                 stage,
                 teacher=teacher,
                 distillation=student.distillation,
+                quantization_aware=student.quantization_aware,
             )
             self._save(model, stage)
 
@@ -304,6 +305,7 @@ class Chain:
         *,
         teacher: Any = None,
         distillation: Distillation | None = None,
+        quantization_aware: bool = False,
     ) -> None:
         with self.display.training(name, options.steps) as show:
             try:
@@ -315,6 +317,7 @@ class Chain:
                     valid=self._valid_batches(),
                     teacher=teacher,
                     distillation=distillation,
+                    quantization_aware=quantization_aware,
                     on_progress=show,
                 )
             except ValueError as error:

@@ -3,8 +3,8 @@
 An answer is good if its score is at least the median of all. A logistic regression over `confidence.FEATURES`
 is fitted to four fifths of the rows and asked about the last fifth, in turn, so that no row judges itself;
 Platt's two numbers are fitted to these answers. A careful one knows draws, too. Reported against the
-mean log-probability, regressions over lengths alone and over lengths and the data set, which no device is
-told, and chance.
+mean log-probability, regressions over lengths alone, over lengths and the prefix, and over lengths and the
+data set, which no device is told, and chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,9 +51,15 @@ class Confidence:
 
 
 def calibrate(
-    values: Sequence[Features], scores: Floats, sets: Sequence[str], *, metric: str, n_draws: int = 0
+    values: Sequence[Features],
+    scores: Floats,
+    sets: Sequence[str],
+    prefixes: Sequence[str],
+    *,
+    metric: str,
+    n_draws: int = 0,
 ) -> Confidence | None:
-    """Fits P(score >= median). `scores` [n], in points, and `sets` [n] belong to the rows of `values`.
+    """Fits P(score >= median). `scores` [n], in points, `sets` and `prefixes` belong to the rows of `values`.
 
     None if there are fewer than `MIN_ROWS` or all are equally good. With `n_draws`, the number of draws that
     DRAWN_FEATURES are made of, a careful calibration is fitted, too.
@@ -66,12 +72,17 @@ def calibrate(
     kinds = {"learned": 0, "careful": n_draws} if n_draws else {"learned": 0}
     fits = {name: _fit(values, good, folds, f"{metric} >= {median:.4g}", n) for name, n in kinds.items()}
     lengths = _columns(values, _LENGTHS)
-    told_set = np.column_stack([lengths, *(np.array(sets) == name for name in sorted({*sets}))])
+
+    def lengths_and(kinds: Sequence[str]) -> Floats:
+        one_hot = (np.array(kinds) == kind for kind in sorted({*kinds}))
+        return _cross_fitted(np.column_stack([lengths, *one_hot]), good, folds)
+
     orders = {
         **{name: fit.logits for name, fit in fits.items()},
         "mean log-probability": _columns(values, ["logprob_mean"])[:, 0],
         "length": _cross_fitted(lengths, good, folds),
-        "length and set": _cross_fitted(told_set, good, folds),
+        "length and prefix": lengths_and(prefixes),
+        "length and set": lengths_and(sets),
         "random": np.random.default_rng(1).random(len(scores)),
         "oracle": scores,
     }

@@ -55,7 +55,7 @@ def measure(
         template = recipe.template if data == recipe.main else ""
         sets[data.name] = _measure_set([rows[i] for i in places], of_set, template)
     scores = {name: of_set.pop("scores") for name, of_set in sets.items()}
-    confidence = _confidence(rows, outputs["int8"], scores)
+    confidence = _confidence(recipe, rows, outputs["int8"], scores)
     measured = _measured(recipe, rows, bundles, outputs, scores[recipe.main.name])
     checked = gates(recipe, measured)
     document = {
@@ -116,14 +116,19 @@ def _measure_set(rows: Sequence[Row], outputs: Mapping[str, Sequence[str]], temp
 
 
 def _confidence(
-    rows: Sequence[Row], outputs: Sequence[Output], scores: Mapping[str, Mapping[str, RowScores]]
+    recipe: Recipe,
+    rows: Sequence[Row],
+    outputs: Sequence[Output],
+    scores: Mapping[str, Mapping[str, RowScores]],
 ) -> Confidence | None:
     """Fitted to all sets together."""
+    prefixes = {data.name: data.prefix for data in recipe.data}
     of_set = {name: iter(systems["int8"].rouge[CONFIDENCE_METRIC]) for name, systems in scores.items()}
     return calibrate(
         [output.features for output in outputs],
         np.array([next(of_set[row.set]) for row in rows]),
         [row.set for row in rows],
+        [prefixes[row.set] for row in rows],
         metric=CONFIDENCE_METRIC,
         n_draws=N_DRAWS,
     )

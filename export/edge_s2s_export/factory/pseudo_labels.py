@@ -37,7 +37,6 @@ class PseudoLabels:
     max_new_tokens: int = 96
     min_ratio: float = 0.0  # of the tokens of target and source
     max_ratio: float = 2.0
-    max_same: int = 0  # sources that may have the same target, the first ones; 0: all
     supported: bool = True  # leaves out what names or numbers say that the source does not
     batch_size: int = 32
     seed: int = 0
@@ -97,23 +96,7 @@ def pseudo_labels(
             targets[at] = tuple(found)
         done += len(batch)
         on_progress(done)
-    if options.max_same:
-        targets = _thinned(targets, options.max_same, dropped)
     return Labelled(tuple(targets), dropped)
-
-
-def _thinned(targets: list[tuple[str, ...]], max_same: int, dropped: Counter[str]) -> list[tuple[str, ...]]:
-    """Without what a teacher says to everything: of each text the first `max_same`."""
-    seen: Counter[str] = Counter()
-
-    def is_kept(text: str) -> bool:
-        seen[text] += 1
-        return seen[text] <= max_same
-
-    kept = [tuple(text for text in texts if is_kept(text)) for texts in targets]
-    if n_dropped := sum(map(len, targets)) - sum(map(len, kept)):
-        dropped["said too often"] = n_dropped
-    return kept
 
 
 def _batches(sources: Sequence[str], size: int) -> list[list[int]]:

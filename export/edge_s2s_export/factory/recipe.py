@@ -93,6 +93,7 @@ class Student:
     training: TrainingOptions
     init: Literal["shrink", "new"] = "new"
     distillation: Distillation = field(default_factory=Distillation)
+    quantization_aware: bool = False  # it learns with int8's rounding, if the gates refuse it otherwise
 
 
 @dataclass(frozen=True)

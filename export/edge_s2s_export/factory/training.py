@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
+from . import fake_int8
 from .examples import Batch, Stream
 from .losses import Distillation, distillation_loss, label_loss, run
 from .optimizers import Optimizers, adamw, muon
@@ -71,14 +72,16 @@ def train(
     valid: Sequence[Batch] = (),
     teacher: Any = None,
     distillation: Distillation | None = None,
+    quantization_aware: bool = False,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> None:
     """Trains `model` in place; `folder` keeps the checkpoint, from which the same call goes on, and log.csv.
 
-    `valid` are batches to measure the loss on, with their own sources and with each other's. Raises
+    `valid` are batches to measure the loss on, with their own sources and with each other's.
+    `quantization_aware` trains with int8's rounding, of which nothing stays in the weights. Raises
     ValueError if the loss is no longer a number, which smaller rates avoid.
     """
-    run_ = _Run(model, options, folder, teacher, distillation)
+    run_ = _Run(model, options, folder, teacher, distillation, quantization_aware=quantization_aware)
     run_.resume()
     for step in range(run_.step, options.steps):
         run_.take(step, stream)
@@ -98,6 +101,8 @@ class _Run:
         folder: Path,
         teacher: Any,
         distillation: Distillation | None,
+        *,
+        quantization_aware: bool,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.options, self.folder = options, folder
@@ -106,6 +111,7 @@ class _Run:
         device = self.accelerator.device
         _set_dropout(model, options.dropout)
         self.model = model.to(device)
+        self._end_rounding = fake_int8.attach(model) if quantization_aware else lambda: None
         self.optimizers = _optimizers(model, options)
         wrapped = self.accelerator.prepare(model)
         self.forward = torch.compile(wrapped, dynamic=False) if options.compile else wrapped
@@ -261,6 +267,7 @@ class _Run:
         with torch.no_grad():
             for weight, mean in zip(self.model.parameters(), self.average, strict=bool(self.average)):
                 weight.copy_(mean)
+        self._end_rounding()
         self.model.eval()
         self.accelerator.wait_for_everyone()
 

@@ -65,7 +65,7 @@ def test_the_calibration_error_of_true_probabilities_is_small_and_of_others_is_t
 
 def test_it_orders_better_than_one_feature_and_lengths_and_chance():
     values, scores, sets = rows()
-    found = calibrate(values, scores, sets, metric="rougeL")
+    found = calibrate(values, scores, sets, sets, metric="rougeL")
     assert found
     judged = {name: method.auroc for name, method in found.methods.items()}
     assert judged["oracle"] == 1
@@ -77,16 +77,31 @@ def test_it_orders_better_than_one_feature_and_lengths_and_chance():
     assert found.ece["learned"] < 0.1
 
 
+def test_baselines_that_are_told_a_prefix_or_a_set_know_no_more_than_that():
+    values, scores, sets = rows()
+    half = len(scores) // 2
+    scores[::2] += 1000  # of set "a"
+    same, apart = (
+        calibrate(values, scores, sets, prefixes, metric="rougeL")
+        for prefixes in (["x"] * 2 * half, ["x", "y"] * half)
+    )
+    assert same
+    assert apart
+    assert abs(same.methods["length and prefix"].auroc - 0.5) < 0.1
+    assert apart.methods["length and prefix"].auroc > 0.99
+    assert same.methods["length and set"].auroc > 0.99
+
+
 def test_without_signal_it_is_no_better_than_chance_on_rows_left_out():
     values, scores, sets = rows()
-    found = calibrate(values, DRAW.permutation(scores), sets, metric="rougeL")
+    found = calibrate(values, DRAW.permutation(scores), sets, sets, metric="rougeL")
     assert found
     assert abs(found.methods["learned"].auroc - 0.5) < 0.1
 
 
 def test_what_is_stored_is_what_the_runtime_computes():
     values, scores, sets = rows()
-    found = calibrate(values, scores, sets, metric="rougeL")
+    found = calibrate(values, scores, sets, sets, metric="rougeL")
     assert found
     [stored] = found.calibrations
     assert stored.good == f"rougeL >= {np.median(scores):.4g}"
@@ -104,12 +119,12 @@ def test_draws_that_tell_more_are_used_by_the_careful_one_alone():
     scores = np.clip(50 + 10 * (likely + hidden), 0, 100)
     for row, agree in zip(values, hidden, strict=True):
         row.update(zip(DRAWN_FEATURES, (agree, DRAW.normal()), strict=True))
-    found = calibrate(values, scores, sets, metric="rougeL", n_draws=16)
+    found = calibrate(values, scores, sets, sets, metric="rougeL", n_draws=16)
     assert found
     assert found.methods["careful"].auroc > found.methods["learned"].auroc + 0.05
     free, careful = found.calibrations
     assert (free.n_draws, careful.n_draws) == (0, 16)
-    assert free == calibrate(values, scores, sets, metric="rougeL").calibrations[0]  # type: ignore[union-attr]
+    assert free == calibrate(values, scores, sets, sets, metric="rougeL").calibrations[0]  # type: ignore[union-attr]
     manifest = SimpleNamespace(extensions=free.to_extension() | careful.to_extension())
     assert Calibration.of(manifest) == free
     assert Calibration.of(manifest, careful=True) == careful
@@ -117,5 +132,5 @@ def test_draws_that_tell_more_are_used_by_the_careful_one_alone():
 
 def test_too_few_rows_and_equal_scores_give_none():
     values, scores, sets = rows()
-    assert calibrate(values[:30], scores[:30], sets[:30], metric="x") is None
-    assert calibrate(values, np.full(400, 7.0), sets, metric="x") is None
+    assert calibrate(values[:30], scores[:30], sets[:30], sets[:30], metric="x") is None
+    assert calibrate(values, np.full(400, 7.0), sets, sets, metric="x") is None

@@ -121,13 +121,6 @@ def say(monkeypatch: pytest.MonkeyPatch, teacher) -> Callable[..., Any]:
     return answer
 
 
-def test_what_a_teacher_says_to_everything_is_kept_so_often(say, tokenizer):
-    labelled = pseudo_labels(say(3, 4, 1), tokenizer, SOURCES, replace(OPTIONS, max_same=3))
-    text = "word0 word1"
-    assert labelled.targets == ((text,),) * 3 + ((),) * (len(SOURCES) - 3)
-    assert labelled.dropped == {"said too often": len(SOURCES) - 3}
-
-
 @pytest.mark.parametrize(
     ("ids", "reason"),
     [
