@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from edge_s2s.decoder import DecoderModel
 from edge_s2s.faithfulness import check
+from edge_s2s.threads import MAX_THREADS
 from edge_s2s.weights import write_weights
 from edge_s2s_export import families
 from edge_s2s_export.candidate import greedy_search
@@ -143,8 +144,11 @@ def search_in_transformers(model: Any) -> Search:
 def search_in_core(model: Any) -> Search:
     """The same tokens from the runtime's decoder, which takes a quarter of the time on a CPU."""
     spec = families.describe(model)
-    core = DecoderModel(write_weights(spec.keys, spec.tensors), num_threads=torch.get_num_threads())
+    n_threads = min(torch.get_num_threads(), MAX_THREADS)
+    core = DecoderModel(write_weights(spec.keys, spec.tensors), num_threads=n_threads)
     start, pad = core.dims.decoder_start_token_id, core.dims.pad_token_id
+    if pad < 0:  # it has none
+        pad = core.dims.eos_token_id
 
     def search(encoded: Any, **settings: Any) -> torch.Tensor:
         defaults = dataclasses.replace(greedy_search(spec.generation), **settings)
