@@ -73,11 +73,9 @@ def write_checkpoint(name: str, folder: Path) -> None:
     import transformers
 
     if name == DEFAULT:
-        from edge_s2s_export.restore import restored
+        from edge_s2s_export.restore import restore
 
-        default, tokenizer, _ = restored(default_bundle_path(must_exist=True))
-        default.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        restore(default_bundle_path(must_exist=True), folder, exist_ok=True)
         return
     family, config = {**SHAPES, **TINY}[name]
     torch.manual_seed(0)

@@ -96,7 +96,9 @@ es2s_status es2s_decoder_create(const es2s_model *model, const es2s_session_para
                   .n_slots = n_slots,
                   .max_rows = max_rows,
                   .max_source_len = params->max_source_len,
-                  .max_target_len = params->max_target_len},
+                  .max_target_len = params->max_target_len,
+                  .kernels = &model->kernels,
+                  .is_f16 = model->kv_cache_is_f16},
         .scores_stride = (max_len + 15) / 16 * 16, /* whole cache lines, so that threads do not share one */
     };
 
@@ -133,13 +135,27 @@ float *es2s_decoder_cross_attention(const es2s_session *s, int32_t row, int32_t 
     return s->cross_attention + i * (size_t)s->max_source_len;
 }
 
-/* y = softmax(q k^T + bias) v of one row and head. q is not scaled here: d_head^-0.5 is part of its weights.
- */
+/* y = softmax(q k^T + bias) v, k and v as the cache has them; the weights remain in scores. */
+static void attend_to(const es2s_session *s, const float *q, const void *k, const void *v,
+                      const int32_t *index, size_t n_keys, const float *bias, float *scores, float *y) {
+    const es2s_kernels *kernels = &s->model->kernels;
+    const size_t d_head = (size_t)s->cache.d_head;
+    if (s->cache.is_f16)
+        kernels->attention_scores_f16(q, k, index, n_keys, d_head, bias, scores);
+    else
+        kernels->attention_scores(q, k, index, n_keys, d_head, bias, scores);
+    kernels->softmax(scores, n_keys);
+    if (s->cache.is_f16)
+        kernels->attention_values_f16(scores, v, index, n_keys, d_head, y);
+    else
+        kernels->attention_values(scores, v, index, n_keys, d_head, y);
+}
+
+/* One row and head. q is not scaled here: d_head^-0.5 is part of its weights. */
 static void run_attention(void *arg, int32_t item, int32_t thread) {
     const attention_job *job = arg;
     const es2s_session *s = job->s;
     const es2s_kv_cache *c = &s->cache;
-    const es2s_kernels *kernels = &s->model->kernels;
     const int32_t row = item / c->n_heads, head = item % c->n_heads;
     const size_t d_head = (size_t)c->d_head, inner = (size_t)c->n_heads * d_head;
     float *scores = s->scores + (size_t)thread * (size_t)s->scores_stride;
@@ -148,27 +164,22 @@ static void run_attention(void *arg, int32_t item, int32_t thread) {
     if (job->sources) {
         const int32_t source = job->sources[row];
         const float *q = s->qkv + (size_t)row * inner + (size_t)head * d_head;
-        const float *k = es2s_kv_cache_cross(c, source, job->layer, ES2S_KEYS, head);
-        const float *v = es2s_kv_cache_cross(c, source, job->layer, ES2S_VALUES, head);
+        const void *k = es2s_kv_cache_cross(c, source, job->layer, ES2S_KEYS, head);
+        const void *v = es2s_kv_cache_cross(c, source, job->layer, ES2S_VALUES, head);
         const size_t n_keys = (size_t)c->source_lens[source];
-        kernels->attention_scores(q, k, NULL, n_keys, d_head, NULL, scores);
-        kernels->softmax(scores, n_keys);
+        attend_to(s, q, k, v, NULL, n_keys, NULL, scores, y);
         if (s->cross_attention)
             memcpy(es2s_decoder_cross_attention(s, row, job->layer, head), scores, n_keys * sizeof *scores);
-        kernels->attention_values(scores, v, NULL, n_keys, d_head, y);
     } else {
         const float *q = s->qkv + (size_t)row * 3 * inner + (size_t)head * d_head;
-        const float *k = es2s_kv_cache_self(c, job->layer, ES2S_KEYS, head);
-        const float *v = es2s_kv_cache_self(c, job->layer, ES2S_VALUES, head);
+        const void *k = es2s_kv_cache_self(c, job->layer, ES2S_KEYS, head);
+        const void *v = es2s_kv_cache_self(c, job->layer, ES2S_VALUES, head);
         const size_t n_keys = (size_t)c->lens[row], max_keys = (size_t)c->max_target_len;
-        const int32_t *index = es2s_kv_cache_index(c, row);
         const size_t table = s->model->features.position_bias_per_layer ? (size_t)job->layer : 0;
         const size_t bias_end = (table * (size_t)c->n_heads + (size_t)head + 1) * max_keys;
         const float *bias =
             s->model->features.position_is_table ? NULL : s->position_bias + bias_end - n_keys;
-        kernels->attention_scores(q, k, index, n_keys, d_head, bias, scores);
-        kernels->softmax(scores, n_keys);
-        kernels->attention_values(scores, v, index, n_keys, d_head, y);
+        attend_to(s, q, k, v, es2s_kv_cache_index(c, row), n_keys, bias, scores, y);
     }
 }
 
@@ -188,16 +199,12 @@ static void attend(es2s_session *s, int32_t layer, const int32_t *sources, size_
 static void store_keys_and_values(es2s_session *s, int32_t layer, size_t n_rows) {
     const size_t d_head = (size_t)s->cache.d_head, n_heads = (size_t)s->cache.n_heads,
                  inner = n_heads * d_head;
-    for (size_t r = 0; r < n_rows; r++) {
-        const size_t place = (size_t)es2s_kv_cache_index(&s->cache, (int32_t)r)[s->cache.lens[r] - 1];
+    for (size_t r = 0; r < n_rows; r++)
         for (size_t head = 0; head < n_heads; head++) {
             const float *k = s->qkv + r * 3 * inner + inner + head * d_head, *v = k + inner;
-            memcpy(es2s_kv_cache_self(&s->cache, layer, ES2S_KEYS, (int32_t)head) + place * d_head, k,
-                   d_head * sizeof *k);
-            memcpy(es2s_kv_cache_self(&s->cache, layer, ES2S_VALUES, (int32_t)head) + place * d_head, v,
-                   d_head * sizeof *v);
+            es2s_kv_cache_write_self(&s->cache, (int32_t)r, layer, ES2S_KEYS, (int32_t)head, k);
+            es2s_kv_cache_write_self(&s->cache, (int32_t)r, layer, ES2S_VALUES, (int32_t)head, v);
         }
-    }
 }
 
 /* Without a branch inside, so that it is vectorized: nearly all blocks of a row end here. */

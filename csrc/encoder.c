@@ -93,17 +93,14 @@ static void store_qkv(es2s_encoder_scratch *s, const es2s_features *f, const flo
 /* Keys and values of all decoder layers for the hidden states x: float[n_rows, d_model]. */
 static void store_cross_kv(const encoder_job *job, const es2s_worker *worker, const float *x, size_t first,
                            size_t n_rows, float *kv) {
-    const es2s_kv_cache *c = job->cache;
+    es2s_kv_cache *c = job->cache;
     const size_t d_head = (size_t)c->d_head, inner = (size_t)c->n_heads * d_head;
     for (int32_t layer = 0; layer < c->n_layers; layer++) {
         es2s_linear(worker, &job->model->encoder->cross_kv[layer], x, n_rows, kv);
         for (int which = ES2S_KEYS; which <= ES2S_VALUES; which++)
-            for (int32_t head = 0; head < c->n_heads; head++) {
-                float *to = es2s_kv_cache_cross(c, job->row, layer, which, head) + first * d_head;
-                const float *from = kv + (size_t)which * inner + (size_t)head * d_head;
-                for (size_t r = 0; r < n_rows; r++)
-                    memcpy(to + r * d_head, from + r * 2 * inner, d_head * sizeof *to);
-            }
+            for (int32_t head = 0; head < c->n_heads; head++)
+                es2s_kv_cache_write_cross(c, job->row, layer, which, head, first, n_rows,
+                                          kv + (size_t)which * inner + (size_t)head * d_head, 2 * inner);
     }
 }
 

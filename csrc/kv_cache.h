@@ -9,8 +9,11 @@
 #ifndef ES2S_KV_CACHE_H
 #define ES2S_KV_CACHE_H
 
+#include <stdbool.h>
+
 #include "arena.h"
 #include "edge_s2s.h"
+#include "kernels/kernels.h"
 
 typedef struct es2s_kv_cache {
     int32_t n_layers, n_heads, d_head;
@@ -18,10 +21,12 @@ typedef struct es2s_kv_cache {
     int32_t max_rows;                      /* n_slots, or more for drafts */
     int32_t max_source_len, max_target_len;
 
-    float *cross; /* [max_batch] x [n_layers, 2, n_heads, source_len, d_head], room for max_source_len */
+    const es2s_kernels *kernels;
+    bool is_f16; /* keys and values are float16, in half of the memory, else float */
+    void *cross; /* [max_batch] x [n_layers, 2, n_heads, source_len, d_head], room for max_source_len */
     int32_t *source_lens; /* [max_batch], 0 = no source */
 
-    float *self;         /* [n_layers, 2, n_heads, n_slots, max_target_len, d_head] */
+    void *self;          /* [n_layers, 2, n_heads, n_slots, max_target_len, d_head] */
     int32_t *lens;       /* [max_rows] positions decoded so far */
     int32_t *index;      /* [max_rows, max_target_len] position -> slot * max_target_len + position */
     int32_t *lens_next;  /* reorder writes these two, */
@@ -36,26 +41,34 @@ void es2s_kv_cache_take(es2s_kv_cache *cache, es2s_arena *arena);
 /* Forgets all sources and all that was decoded. */
 void es2s_kv_cache_clear(es2s_kv_cache *cache);
 
-/* cross_kv: float[n_layers, 2, n_heads, source_len, d_head], copied. */
+/* cross_kv: float[n_layers, 2, n_heads, source_len, d_head], copied, and narrowed if is_f16. */
 void es2s_kv_cache_set_source(es2s_kv_cache *cache, int32_t source, const float *cross_kv,
                               int32_t source_len);
 
-/* Opens room for a source of this length, to be written where es2s_kv_cache_cross says. */
+/* Opens room for a source of this length, to be filled by es2s_kv_cache_write_cross. */
 void es2s_kv_cache_open_source(es2s_kv_cache *cache, int32_t source, int32_t source_len);
 
 /* The row has no source any more. */
 void es2s_kv_cache_forget_source(es2s_kv_cache *cache, int32_t source);
 
+/* Rows first..first+n-1 of the keys or values of a head; row i lies at rows + i * stride: float[d_head]. */
+void es2s_kv_cache_write_cross(es2s_kv_cache *cache, int32_t source, int32_t layer, int which, int32_t head,
+                               size_t first, size_t n, const float *rows, size_t stride);
+
 /* cross_kv: as above, a copy of the source. */
 void es2s_kv_cache_get_source(const es2s_kv_cache *cache, int32_t source, float *cross_kv);
 
-/* float[source_len, d_head]: keys or values of a source. */
-float *es2s_kv_cache_cross(const es2s_kv_cache *cache, int32_t source, int32_t layer, int which,
-                           int32_t head);
+/* float[source_len, d_head], or float16: keys or values of a source. */
+const void *es2s_kv_cache_cross(const es2s_kv_cache *cache, int32_t source, int32_t layer, int which,
+                                int32_t head);
 
-/* float[n_slots * max_target_len, d_head]: keys or values of all rows, addressed through
+/* float[n_slots * max_target_len, d_head], or float16: keys or values of all rows, addressed through
  * es2s_kv_cache_index. */
-float *es2s_kv_cache_self(const es2s_kv_cache *cache, int32_t layer, int which, int32_t head);
+const void *es2s_kv_cache_self(const es2s_kv_cache *cache, int32_t layer, int which, int32_t head);
+
+/* The key or value of the position that a row has opened last: float[d_head]. */
+void es2s_kv_cache_write_self(es2s_kv_cache *cache, int32_t row, int32_t layer, int which, int32_t head,
+                              const float *values);
 
 /* int32[lens[row]]: where the history of a row lies. */
 const int32_t *es2s_kv_cache_index(const es2s_kv_cache *cache, int32_t row);

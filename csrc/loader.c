@@ -36,6 +36,7 @@ int32_t es2s_load_optional_int(es2s_loader *l, const char *name, int32_t min, in
 }
 
 static const char *const weights_dtypes[] = {"float32", "int8", NULL};
+static const char *const float_dtypes[] = {"float32", "float16", NULL};
 static const char *const norms[] = {"rms", "layer", NULL};
 static const char *const norm_positions[] = {"pre", "post", NULL};
 static const char *const positions[] = {"relative_bias", "table", NULL};
@@ -57,6 +58,16 @@ static int get_choice(es2s_loader *l, const char *name, const char *const *value
         end += snprintf(expected + end, sizeof expected - (size_t)end, i > 0 ? ", %s" : "%s", values[i]);
     l->status = es2s_fail(ES2S_BAD_FORMAT, "key \"%s\": expected %s, found another value", name, expected);
     return 0;
+}
+
+bool es2s_load_kv_cache_is_f16(es2s_loader *l) {
+    const char *const name = "kv_cache_dtype";
+    if (l->status != ES2S_OK || !es2s_weights_file_has(&l->file, name)) return false;
+    const bool is_f16 = get_choice(l, name, float_dtypes) == 1;
+    if (l->status == ES2S_OK && !is_f16)
+        l->status =
+            es2s_fail(ES2S_BAD_FORMAT, "key \"%s\": expected no such key for its default, found float32", name);
+    return is_f16;
 }
 
 /* The limits keep products of dimensions within 64 bits and int8 dot products (131072 * 127 * 127) within 32.

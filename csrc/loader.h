@@ -41,6 +41,9 @@ double es2s_load_float(es2s_loader *l, const char *name, double min, double max)
 /* A key that may be absent; the file has it only for other values than `absent`. */
 int32_t es2s_load_optional_int(es2s_loader *l, const char *name, int32_t min, int32_t max, int32_t absent);
 
+/* Of the optional key "kv_cache_dtype": whether sessions keep keys and values in float16. */
+bool es2s_load_kv_cache_is_f16(es2s_loader *l);
+
 /* The keys that stacks of layers have in common; the loader then knows which tensors they call for. */
 es2s_features es2s_load_features(es2s_loader *l);
 

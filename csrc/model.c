@@ -64,6 +64,7 @@ static contents read_keys(es2s_loader *l, es2s_model *m) {
     c.has_final_logits_bias = es2s_load_int(l, "final_logits_bias", 0, 1);
     c.is_lm_head_tied = es2s_load_int(l, "tied_lm_head", 0, 1);
     c.source_vocab_size = es2s_load_optional_int(l, "source_vocab_size", 0, 1 << 21, 0);
+    m->kv_cache_is_f16 = es2s_load_kv_cache_is_f16(l);
     d->source_vocab_size = c.source_vocab_size > 0 ? c.source_vocab_size : d->vocab_size;
     const int32_t max_rescore = d->vocab_size < ES2S_MAX_HEAD_RESCORE ? d->vocab_size : ES2S_MAX_HEAD_RESCORE;
     m->head_rescore = es2s_load_int(l, "head_rescore", 0, l->is_int8 ? max_rescore : 0);

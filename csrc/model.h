@@ -35,6 +35,7 @@ struct es2s_model {
     es2s_generate_params generation; /* defaults */
 
     es2s_features features;
+    bool kv_cache_is_f16; /* sessions keep keys and values in float16 */
     int32_t head_rescore; /* so many best logits of a row are recomputed with float activations */
 
     es2s_matrix embedding;           /* [vocab_size, d_model] */

@@ -19,7 +19,7 @@ from edge_s2s.errors import BundleError, UnsupportedVersionError
 from edge_s2s.stored_zip import NAME
 from edge_s2s.strict_json import OPTIONAL, build, parse_json, refuse, show, without_defaults
 from edge_s2s.weights import FILE as WEIGHTS
-from edge_s2s.weights import Key
+from edge_s2s.weights import Key, complete_keys
 
 RUNTIME_VERSION = "0.1.0"  # of edge_s2s; a bundle's min_runtime is compared with it
 MANIFEST = "manifest.json"
@@ -27,6 +27,7 @@ GOLDEN = "golden.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_TABLE = "tokenizer.table"  # the same, compiled for the C core, which alone reads it
 TARGET_TOKENIZER = "target_tokenizer.json"  # for results, where they have a vocabulary or pieces of their own
+FloatKind: TypeAlias = Literal["float32", "float16"]
 EncoderKind: TypeAlias = Literal["onnx", "native"]
 ENCODER_KINDS: tuple[EncoderKind, ...] = ("onnx", "native")
 """Encoders that this version runs: an ONNX graph, and the C core with encoder.weights."""
@@ -228,12 +229,16 @@ class Languages:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How numbers are stored; `head_rescore` best logits are recomputed with float32 activations."""
+    """How numbers are stored; `head_rescore` best logits are recomputed with float32 activations.
+
+    `kv_cache` is the type of keys and values in the C core's sessions.
+    """
 
     weights: Literal["int8", "float32"]
     encoder_weights: Literal["int8", "float32"]
     activations: str
     head_rescore: int
+    kv_cache: FloatKind = dataclasses.field(default="float32", metadata=OPTIONAL)
 
     @classmethod
     def from_keys(
@@ -241,7 +246,9 @@ class Quantization:
     ) -> Self:
         """The quantization that the keys of decoder.weights name, and what they leave open."""
         weights: Literal["int8", "float32"] = "int8" if keys["weights_dtype"] == "int8" else "float32"
-        return cls(weights, encoder_weights, activations, int(keys["head_rescore"]))
+        is_narrow = complete_keys(keys)["kv_cache_dtype"] == "float16"
+        kv_cache: FloatKind = "float16" if is_narrow else "float32"
+        return cls(weights, encoder_weights, activations, int(keys["head_rescore"]), kv_cache)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def _cache(manifest: Manifest) -> int:
     dims = manifest.dimensions
     n_target = manifest.generation.num_beams * min(dims.max_target_len, _MAX_TARGET_LEN)
     n_tokens = min(dims.max_source_len, _MAX_SOURCE_LEN) + n_target
-    return 4 * dims.n_layers * 2 * dims.n_heads * dims.d_head * n_tokens
+    n_bytes = 2 if manifest.quantization.kv_cache == "float16" else 4
+    return n_bytes * dims.n_layers * 2 * dims.n_heads * dims.d_head * n_tokens
 
 
 def check_memory(bundle: Bundle, encoder: Encoder | None, left: int | None) -> None:

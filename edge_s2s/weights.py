@@ -29,7 +29,9 @@ An optional key is in the file only if its value is not the default; the minor v
     string   weights_dtype int8 | float32   norm rms | layer   norm_position pre | post
              position relative_bias | table   ffn relu | gelu_tanh | gelu_erf | silu | gated_(the same four)
              prefix (task prefix of every input, 0..200 bytes, no zero byte)
-    optional source_vocab_size 0..2^21, default 0: the encoder reads the decoder's embedding table
+    optional int     source_vocab_size 0..2^21, default 0: the encoder reads the decoder's embedding table
+    optional string  kv_cache_dtype float32 | float16, default float32: how a session keeps keys and values;
+                     float16 (IEEE 754 binary16) to the nearest, half to even, beyond its range +-65504
 
 The tensors are exactly those of `expected_tensors`; a position table has a row for each of max_target_len
 positions at least, and excludes position_bias_per_layer. Int8 values lie in [-127, 127], floats are finite,
@@ -119,9 +121,10 @@ STRING_KEYS: Mapping[str, tuple[str, ...] | None] = {  # None: free text
     "position": ("relative_bias", "table"),
     "ffn": (*_ACTIVATIONS, *(f"gated_{name}" for name in _ACTIVATIONS)),
     "prefix": None,
+    "kv_cache_dtype": ("float32", "float16"),
 }
 # Keys that a file has only if the value is not this one; each is also listed above, with its range.
-OPTIONAL_KEYS: Mapping[str, Key] = {"source_vocab_size": 0}
+OPTIONAL_KEYS: Mapping[str, Key] = {"source_vocab_size": 0, "kv_cache_dtype": "float32"}
 _KEY_KINDS: Mapping[str, type[Key]] = {
     **dict.fromkeys(INT_KEYS, int),
     **dict.fromkeys(FLOAT_KEYS, float),

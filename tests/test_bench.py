@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import edge_s2s
+from edge_s2s.bundle import write_bundle
+from edge_s2s.weights import complete_keys
+from tiny_bundle import tiny_files, tiny_keys, tiny_manifest
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed packages, which edge_s2s/ would hide
 
-from bench import answers, deferral, hybrid, readme, results_file, startup  # noqa: E402
+from bench import answers, deferral, hybrid, kv_cache, readme, results_file, startup  # noqa: E402
 
 needs_default_bundle = pytest.mark.skipif(
     not edge_s2s.default_bundle_path().exists(), reason="installed without the default bundle"
@@ -153,6 +156,20 @@ def test_sustained_prints_a_row_for_each_interval_and_writes_file_and_plot(tmp_p
     assert max(row.count("█") for row in rows) == 30
     assert intervals[-1]["until_s"] >= 1.2
     assert out.with_suffix(".svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_a_float16_cache_is_timed_beside_one_in_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    paths = []
+    for dtype in ("float32", "float16"):
+        keys = complete_keys(tiny_keys(kv_cache_dtype=dtype))
+        paths.append(tmp_path / f"{dtype}.es2s")
+        write_bundle(paths[-1], tiny_manifest(keys), tiny_files(keys))
+    kv_cache.main([str(path) for path in (*paths, "scalar")])
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [(line[0], line[1]) for line in lines] == [("| scalar", "1"), ("| scalar", "8")]
+    assert all(float(cell) > 0 for line in lines for cell in line[5:7])
+    with pytest.raises(SystemExit, match="one with float16, found float16 and float32"):
+        kv_cache.main([str(path) for path in reversed(paths)])
 
 
 def test_the_documents_have_the_tables_of_the_report():

@@ -33,6 +33,7 @@ VALUES: dict[str, list[dict[str, Key]]] = {  # each list holds the values of one
     "final_logits_bias": [{"final_logits_bias": 0}, {"final_logits_bias": 1}],
     "embedding_scale": [{"embedding_scale": 1.0}, {"embedding_scale": math.sqrt(20)}],
     "source_vocab_size": [{}, {"source_vocab_size": 23}],
+    "kv_cache_dtype": [{}, {"kv_cache_dtype": "float16"}],
 }
 N_LAYERS, N_HEADS, D_HEAD = 2, 3, 6
 

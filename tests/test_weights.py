@@ -24,7 +24,7 @@ KINDS = {
     "float32": {"weights_dtype": "float32", "head_rescore": 0},
     "layer norm, biases": {
         "norm": "layer", "linear_bias": 1, "embedding_norm": 1, "final_norm": 0, "final_logits_bias": 1,
-        "position": "table", "source_vocab_size": 9,
+        "position": "table", "source_vocab_size": 9, "kv_cache_dtype": "float16",
     },
     "one of everything": {
         "vocab_size": 2, "d_model": 1, "d_ff": 1, "n_layers": 1, "n_heads": 1, "d_head": 1,
@@ -158,8 +158,8 @@ def test_an_optional_key_raises_the_minor_version_and_its_default_is_not_written
     keys = tiny_keys(source_vocab_size=9)
     data = write_weights(keys, tiny_tensors(keys))
     assert struct.unpack_from("<2I", data, 8) == (1, 1)
-    assert read_weights(data).keys == keys
-    without = tiny_keys(source_vocab_size=0)
+    assert read_weights(data).keys == complete_keys(keys)
+    without = tiny_keys(source_vocab_size=0, kv_cache_dtype="float32")
     assert write_weights(without, tiny_tensors(without)) == GOLDEN.read_bytes()
     assert read_weights(GOLDEN.read_bytes()).keys == without
 
@@ -174,9 +174,14 @@ def test_one_content_has_one_minor_version(load):
     data = write_weights(keys, tiny_tensors(keys))
     load(data)
     default = data.replace(struct.pack("<q", 9).ljust(200, b"\0"), bytes(200))
-    default = default[:32] + hashlib.sha256(default[64:]).digest() + default[64:]
-    assert default != data
-    for wrong in (with_minor(data, 0), with_minor(GOLDEN.read_bytes(), 1), with_minor(data, 2), default):
+    narrow = write_weights(keys := tiny_keys(kv_cache_dtype="float16"), tiny_tensors(keys))
+    load(narrow)
+    narrow_default = narrow.replace(b"float16", b"float32")
+    for before, after in ((data, default), (narrow, narrow_default)):
+        assert before != after
+    sealed = [d[:32] + hashlib.sha256(d[64:]).digest() + d[64:] for d in (default, narrow_default)]
+    minors = (data, 0), (GOLDEN.read_bytes(), 1), (data, 2), (narrow, 0)
+    for wrong in (*sealed, *(with_minor(d, minor) for d, minor in minors)):
         with pytest.raises(BundleError, match=r"minor version|newer|default|one more"):
             load(wrong)
 

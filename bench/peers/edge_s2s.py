@@ -1,4 +1,4 @@
-"""edge_s2s itself: int8, the encoder in the C core.
+"""edge_s2s itself: int8, the encoder in the C core, the KV cache in float16.
 
 The bundle has no gates behind it, which judge texts: a random model has none. Where the exporter is not
 installed, only the bundle that ships with the package can be measured.
@@ -14,7 +14,7 @@ from bench.peers import BUNDLE, MAX_NEW_TOKENS, Ids, Loaded
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:
-    """Converts the checkpoint, as `edge-s2s-export convert --encoder native` does."""
+    """Converts the checkpoint, as `edge-s2s-export convert --encoder native --kv-cache float16` does."""
     try:
         from edge_s2s_export.convert import load_checkpoint
     except ImportError:
@@ -48,7 +48,12 @@ def _write(model: object, tokenizer: object, path: Path) -> None:
     from edge_s2s_export.tokenizer_json import text_rules, tokenizer_files
 
     spec = families.describe(model, tokenizer)
-    keys = {**spec.keys, "weights_dtype": "int8", "head_rescore": HEAD_RESCORE}
+    keys = {
+        **spec.keys,
+        "weights_dtype": "int8",
+        "head_rescore": HEAD_RESCORE,
+        "kv_cache_dtype": "float16",
+    }
     encoder_keys = {**spec.encoder_keys, "weights_dtype": "int8"}
     expected = expected_tensors(keys)
     of_encoder = expected_encoder_tensors(encoder_keys, spec.keys)
@@ -133,7 +138,7 @@ def steps(
 
 
 def bytes_per_token(folder: Path, source_len: int) -> int:
-    """What a step has to read: all matrices of the decoder, and keys and values of the source in float32."""
+    """What a step has to read: all matrices of the decoder, and keys and values of the source."""
     from edge_s2s.bundle import open_bundle
 
     with open_bundle(folder / BUNDLE) as bundle:
@@ -141,4 +146,5 @@ def bytes_per_token(folder: Path, source_len: int) -> int:
         tied = weights.keys["tied_lm_head"]
         unread = ("encoder_embedding.", "position", *(() if tied else ("embedding.",)))
         matrices = sum(t.nbytes for name, t in weights.tensors.items() if not name.startswith(unread))
-    return matrices + 2 * 4 * dims.n_layers * dims.n_heads * dims.d_head * source_len
+    n_bytes = 2 if bundle.manifest.quantization.kv_cache == "float16" else 4
+    return matrices + 2 * n_bytes * dims.n_layers * dims.n_heads * dims.d_head * source_len

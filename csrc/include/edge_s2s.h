@@ -169,7 +169,7 @@ int64_t es2s_session_n_steps(const es2s_session *session);
 
 /* Copies one source into row 0 <= row < max_batch and empties that row's self-attention cache.
  * cross_kv: float[n_layers, 2 (K, V), n_heads, source_len, d_head], the encoder's output. It is kept
- * once per source, whatever the number of beams. */
+ * once per source, whatever the number of beams; in float16 if the weights say so (kv_cache_dtype). */
 es2s_status es2s_session_set_source(es2s_session *session, int32_t row, const float *cross_kv, int32_t source_len);
 
 /* The same by the model's own encoder. token_ids: int32[n], those of es2s_model_embed. deadline_ms: time for this
@@ -178,7 +178,8 @@ es2s_status es2s_session_set_source(es2s_session *session, int32_t row, const fl
 es2s_status es2s_session_encode(es2s_session *session, int32_t row, const int32_t *token_ids, int32_t n,
                                 int64_t deadline_ms, const volatile int32_t *cancel, float *mean_hidden_out);
 
-/* Copies the source of a row, float[n_layers, 2, n_heads, source_len, d_head], as es2s_session_set_source takes it. */
+/* Copies the source of a row, float[n_layers, 2, n_heads, source_len, d_head], as es2s_session_set_source takes it,
+ * rounded to float16 where it is kept so. */
 es2s_status es2s_session_get_source(const es2s_session *session, int32_t row, float *cross_kv_out);
 
 /* Tells the tokens of the source in `row`, which the rules encoder_* of es2s_generate_params read. Call it after

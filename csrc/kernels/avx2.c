@@ -1,5 +1,5 @@
 /*
- * AVX2: Intel since Haswell (2013), AMD since Excavator (2015).
+ * AVX2: Intel since Haswell (2013), AMD since Excavator (2015); all of them widen float16, too (F16C).
  *
  * vpmaddubsw multiplies unsigned by signed bytes and adds pairs in int16, where 2 * 255 * 127 would saturate.
  * So the sign of a moves to w:

@@ -321,39 +321,50 @@ INLINE __m128 sum_lanes_of_4(const __m512 *s /* [4] */) {
 }
 
 /* s[i]: the lanes of q . key_(j + i). */
-INLINE void products_of_keys(int n, const __m512 *q /* [4] */, const float *k, const int32_t *index, size_t j,
-                             __m512 *s /* [n] */) {
+INLINE void products_of_keys(element type, int n, const __m512 *q /* [4] */, const void *k,
+                             const int32_t *index, size_t j, __m512 *s /* [n] */) {
     for (int i = 0; i < n; i++) {
-        const float *key = k + row_of(index, j + (size_t)i) * HEAD;
-        prefetch_floats(key, HEAD);
+        const void *key = element_at(type, k, row_of(index, j + (size_t)i) * HEAD);
+        prefetch_ahead(type, key, HEAD);
         s[i] = _mm512_setzero_ps();
         for (int d = 0; d < HEAD / LANES; d++)
-            s[i] = _mm512_add_ps(s[i], _mm512_mul_ps(q[d], _mm512_loadu_ps(key + d * LANES)));
+            s[i] =
+                _mm512_add_ps(s[i], _mm512_mul_ps(q[d], (__m512)load_from(type, key, (size_t)(d * LANES))));
     }
 }
 
 /* The query stays in registers, and 16 keys share a sum across them. */
+INLINE void scores_of_usual(element type, const float *q, const void *k, const int32_t *index, size_t n_keys,
+                            size_t d_head, const float *bias, float *scores) {
+    __m512 q_lanes[HEAD / LANES], s[16];
+    if (d_head != HEAD) {
+        scores_of(type, q, k, index, n_keys, d_head, scores);
+    } else {
+        for (int d = 0; d < HEAD / LANES; d++)
+            q_lanes[d] = _mm512_loadu_ps(q + d * LANES);
+        size_t j = 0;
+        for (; j + 16 <= n_keys; j += 16) {
+            products_of_keys(type, 16, q_lanes, k, index, j, s);
+            _mm512_storeu_ps(scores + j, sum_lanes_of_16(s));
+        }
+        for (; j + 4 <= n_keys; j += 4) {
+            products_of_keys(type, 4, q_lanes, k, index, j, s);
+            _mm_storeu_ps(scores + j, sum_lanes_of_4(s));
+        }
+        for (; j < n_keys; j++)
+            scores[j] = dot_key(type, q, element_at(type, k, row_of(index, j) * HEAD), HEAD);
+    }
+    if (bias) add(scores, bias, n_keys);
+}
+
 static void attention_scores_avx512_vnni(const float *q, const float *k, const int32_t *index, size_t n_keys,
                                          size_t d_head, const float *bias, float *scores) {
-    if (d_head != HEAD) {
-        attention_scores(q, k, index, n_keys, d_head, bias, scores);
-        return;
-    }
-    __m512 q_lanes[HEAD / LANES], s[16];
-    for (int d = 0; d < HEAD / LANES; d++)
-        q_lanes[d] = _mm512_loadu_ps(q + d * LANES);
-    size_t j = 0;
-    for (; j + 16 <= n_keys; j += 16) {
-        products_of_keys(16, q_lanes, k, index, j, s);
-        _mm512_storeu_ps(scores + j, sum_lanes_of_16(s));
-    }
-    for (; j + 4 <= n_keys; j += 4) {
-        products_of_keys(4, q_lanes, k, index, j, s);
-        _mm_storeu_ps(scores + j, sum_lanes_of_4(s));
-    }
-    for (; j < n_keys; j++)
-        scores[j] = dot_f32(q, k + row_of(index, j) * HEAD, HEAD);
-    if (bias) add(scores, bias, n_keys);
+    scores_of_usual(F32, q, k, index, n_keys, d_head, bias, scores);
+}
+
+static void attention_scores_f16_avx512_vnni(const float *q, const uint16_t *k, const int32_t *index,
+                                             size_t n_keys, size_t d_head, const float *bias, float *scores) {
+    scores_of_usual(F16, q, k, index, n_keys, d_head, bias, scores);
 }
 
 void es2s_kernels_init_avx512_vnni(es2s_kernels *k) {
@@ -364,4 +375,5 @@ void es2s_kernels_init_avx512_vnni(es2s_kernels *k) {
     k->pack_qc8w = pack_qc8w_avx512_vnni;
     k->gemm_qd8_packed = gemm_qd8_packed_avx512_vnni;
     k->attention_scores = attention_scores_avx512_vnni;
+    k->attention_scores_f16 = attention_scores_f16_avx512_vnni;
 }

@@ -22,8 +22,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "kernels.h"
@@ -94,6 +96,75 @@ static inline vec load(const float *x /* [VEC] */) {
     memcpy(&v, x, sizeof v);
     return v;
 }
+
+/* ------------------------------------------- Float16 ---------------------------------------------- */
+
+/* binary16 has 5 bits of exponent and 10 of fraction, binary32 8 and 23. */
+static inline uint16_t half_of(float x) {
+    const uint32_t bits = bits_of(x);
+    const float size = float_of(bits & 0x7FFFFFFF);
+    const float kept = choose(size > 65504.0f, 65504.0f, size);
+    const uint32_t is_small = -(uint32_t)(kept < 0x1p-14f), is_nan = -(uint32_t)(size != size);
+    const uint32_t fraction = bits_of(kept + 0.5f) - bits_of(0.5f); /* of 2^-24: the addition rounds */
+    const uint32_t normal = (bits_of(kept) - (112u << 23) + 0xFFF + (bits_of(kept) >> 13 & 1)) >> 13;
+    const uint32_t half = (fraction & is_small) | (normal & ~is_small);
+    return (uint16_t)((half & ~is_nan) | (0x7E00 & is_nan) | (bits >> 16 & 0x8000));
+}
+
+static inline float float_of_half(uint16_t x) {
+    const uint32_t bits = (uint32_t)(x & 0x7FFF) << 13;
+    const float size = choose(bits >= 0x7C00u << 13, float_of(bits | 0x7F800000), float_of(bits) * 0x1p112f);
+    return float_of(bits_of(size) | (uint32_t)(x & 0x8000) << 16);
+}
+
+static inline void narrow_f16(const float *x, size_t n, uint16_t *y) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = half_of(x[i]);
+}
+
+static inline vec load_f16(const uint16_t *x /* [VEC] */) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
+#elif defined(__F16C__)
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
+#elif defined(__aarch64__)
+    return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x)));
+#else
+    vec v;
+    for (int i = 0; i < VEC; i++)
+        v[i] = float_of_half(x[i]);
+    return v;
+#endif
+}
+
+static inline void widen_f16(const uint16_t *x, size_t n, float *y) {
+    size_t i = 0;
+    for (; i + VEC <= n; i += VEC) {
+        const vec v = load_f16(x + i);
+        memcpy(y + i, &v, sizeof v);
+    }
+    for (; i < n; i++)
+        y[i] = float_of_half(x[i]);
+}
+
+/* Keys and values are floats or float16; which of them is a constant, so that no loop asks. */
+typedef enum element { F32, F16 } element;
+
+static inline __attribute__((always_inline)) const void *element_at(element type, const void *x, size_t i) {
+    return (const char *)x + i * (type == F16 ? sizeof(uint16_t) : sizeof(float));
+}
+
+static inline __attribute__((always_inline)) vec load_from(element type, const void *x, size_t i) {
+    const void *at = element_at(type, x, i);
+    return type == F16 ? load_f16(at) : load(at);
+}
+
+static inline __attribute__((always_inline)) float float_from(element type, const void *x, size_t i) {
+    const void *at = element_at(type, x, i);
+    return type == F16 ? float_of_half(*(const uint16_t *)at) : *(const float *)at;
+}
+
+/* -------------------------------------------- Sums ------------------------------------------------ */
 
 /* The last n < LANES elements of a row, filled up with what leaves the lanes unchanged. */
 static inline void load_tail(const float *x, size_t n, float filling, float *block /* [LANES] */) {
@@ -186,9 +257,9 @@ static inline float max_f32(const float *x, size_t n) {
     }
     quad q[4];
     memcpy(q, &m, sizeof q);
-    for (int i = 1; i < 4; i++) {
-        const quad_mask greater = q[i] > q[0];
-        q[0] = (quad)((greater & (quad_mask)q[i]) | (~greater & (quad_mask)q[0]));
+    for (int l = 1; l < 4; l++) {
+        const quad_mask greater = q[l] > q[0];
+        q[0] = (quad)((greater & (quad_mask)q[l]) | (~greater & (quad_mask)q[0]));
     }
     float max = q[0][0];
     for (int l = 1; l < 4; l++)
@@ -386,57 +457,102 @@ static inline void softmax(float *x, size_t n) {
 
 /* -------------------------------------------- Attention ------------------------------------------- */
 
-/* Asks for the n floats that lie AHEAD bytes behind x. The keys of a row, its values and the keys of the next
- * head lie one behind the other, in runs too short for what the CPU fetches by itself: T5-small's batch of 32
- * took 1.31 s without this and 1.26 with it. Never faults (gemm.h). */
-static inline __attribute__((always_inline)) void prefetch_floats(const float *x, size_t n) {
-    enum { AHEAD = 4096, LINE_FLOATS = 16 };
-    for (size_t i = 0; i < n; i += LINE_FLOATS)
-        __builtin_prefetch((const void *)((uintptr_t)(x + i) + AHEAD), 0, 3);
+/* Asks for the n elements that lie AHEAD bytes behind x. The keys of a row, its values and the keys of the
+ * next head lie one behind the other, in runs too short for what the CPU fetches by itself: T5-small's batch
+ * of 32 took 1.31 s without this and 1.26 with it. Never faults (gemm.h). */
+static inline __attribute__((always_inline)) void prefetch_ahead(element type, const void *x, size_t n) {
+    enum { AHEAD = 4096, LINE = 64 };
+    const size_t n_bytes = n * (type == F16 ? sizeof(uint16_t) : sizeof(float));
+    for (size_t i = 0; i < n_bytes; i += LINE)
+        __builtin_prefetch((const void *)((uintptr_t)x + i + AHEAD), 0, 3);
 }
 
 static inline size_t row_of(const int32_t *index, size_t j) {
     return index ? (size_t)index[j] : j;
 }
 
+/* q . key. As dot_f32, whatever the type. */
+static inline __attribute__((always_inline)) float dot_key(element type, const float *q, const void *key,
+                                                           size_t d_head) {
+    if (type == F32) return dot_f32(q, key, d_head);
+    lanes s = {0};
+    size_t i = 0;
+    for (; i + LANES <= d_head; i += LANES)
+        for (int l = 0; l < N_VECS; l++)
+            s.v[l] += load(q + i + l * VEC) * load_from(type, key, i + (size_t)(l * VEC));
+    if (i < d_head) {
+        float key_tail[LANES] = {0};
+        for (size_t t = i; t < d_head; t++)
+            key_tail[t - i] = float_from(type, key, t);
+        float q_tail[LANES];
+        load_tail(q + i, d_head - i, 0.0f, q_tail);
+        add_products(&s, q_tail, key_tail, LANES);
+    }
+    return sum_lanes(&s);
+}
+
+static inline __attribute__((always_inline)) void scores_of(element type, const float *q, const void *k,
+                                                            const int32_t *index, size_t n_keys,
+                                                            size_t d_head, float *scores) {
+    for (size_t j = 0; j < n_keys; j++) {
+        const void *key = element_at(type, k, row_of(index, j) * d_head);
+        prefetch_ahead(type, key, d_head);
+        scores[j] = dot_key(type, q, key, d_head);
+    }
+}
+
 static inline void attention_scores(const float *q, const float *k, const int32_t *index, size_t n_keys,
                                     size_t d_head, const float *bias, float *scores) {
-    for (size_t j = 0; j < n_keys; j++) {
-        const float *key = k + row_of(index, j) * d_head;
-        prefetch_floats(key, d_head);
-        scores[j] = dot_f32(q, key, d_head);
-    }
+    scores_of(F32, q, k, index, n_keys, d_head, scores);
+    if (bias) add(scores, bias, n_keys);
+}
+
+static inline void attention_scores_f16(const float *q, const uint16_t *k, const int32_t *index,
+                                        size_t n_keys, size_t d_head, const float *bias, float *scores) {
+    scores_of(F16, q, k, index, n_keys, d_head, scores);
     if (bias) add(scores, bias, n_keys);
 }
 
 /* n_blocks * LANES elements of y. n_blocks is a constant, so that the sums stay in registers. */
-static inline void sum_values(int n_blocks, const float *p, const float *v, const int32_t *index,
-                              size_t n_keys, size_t d_head, float *y) {
+static inline __attribute__((always_inline)) void sum_values(element type, int n_blocks, const float *p,
+                                                             const void *v, const int32_t *index,
+                                                             size_t n_keys, size_t d_head, float *y) {
     vec s[VALUE_BLOCKS * N_VECS] = {0};
     for (size_t j = 0; j < n_keys; j++) {
-        const float *value = v + row_of(index, j) * d_head;
-        prefetch_floats(value, (size_t)n_blocks * LANES);
+        const void *value = element_at(type, v, row_of(index, j) * d_head);
+        prefetch_ahead(type, value, (size_t)n_blocks * LANES);
         for (int i = 0; i < n_blocks * N_VECS; i++)
-            s[i] += p[j] * load(value + i * VEC);
+            s[i] += p[j] * load_from(type, value, (size_t)(i * VEC));
     }
     memcpy(y, s, (size_t)n_blocks * LANES * sizeof *y);
 }
 
-static inline void attention_values(const float *p, const float *v, const int32_t *index, size_t n_keys,
-                                    size_t d_head, float *y) {
+static inline __attribute__((always_inline)) void values_of(element type, const float *p, const void *v,
+                                                            const int32_t *index, size_t n_keys,
+                                                            size_t d_head, float *y) {
     size_t i = 0;
     for (; i + VALUE_BLOCKS * LANES <= d_head; i += VALUE_BLOCKS * LANES)
-        sum_values(VALUE_BLOCKS, p, v + i, index, n_keys, d_head, y + i);
+        sum_values(type, VALUE_BLOCKS, p, element_at(type, v, i), index, n_keys, d_head, y + i);
     for (; i + 2 * LANES <= d_head; i += 2 * LANES)
-        sum_values(2, p, v + i, index, n_keys, d_head, y + i);
+        sum_values(type, 2, p, element_at(type, v, i), index, n_keys, d_head, y + i);
     for (; i + LANES <= d_head; i += LANES)
-        sum_values(1, p, v + i, index, n_keys, d_head, y + i);
+        sum_values(type, 1, p, element_at(type, v, i), index, n_keys, d_head, y + i);
     for (; i < d_head; i++) {
         float s = 0.0f;
         for (size_t j = 0; j < n_keys; j++)
-            s += p[j] * v[row_of(index, j) * d_head + i];
+            s += p[j] * float_from(type, v, row_of(index, j) * d_head + i);
         y[i] = s;
     }
+}
+
+static inline void attention_values(const float *p, const float *v, const int32_t *index, size_t n_keys,
+                                    size_t d_head, float *y) {
+    values_of(F32, p, v, index, n_keys, d_head, y);
+}
+
+static inline void attention_values_f16(const float *p, const uint16_t *v, const int32_t *index,
+                                        size_t n_keys, size_t d_head, float *y) {
+    values_of(F16, p, v, index, n_keys, d_head, y);
 }
 
 /* A tile of n_rows rows and n_vecs * VEC columns of y, both constants, so that the sums stay in registers. */
@@ -505,8 +621,12 @@ static inline void use_float_ops(es2s_kernels *k) {
     k->layer_norm = layer_norm;
     k->add = add;
     k->attention_scores = attention_scores;
+    k->attention_scores_f16 = attention_scores_f16;
     k->softmax = softmax;
     k->attention_values = attention_values;
+    k->attention_values_f16 = attention_values_f16;
+    k->narrow_f16 = narrow_f16;
+    k->widen_f16 = widen_f16;
     k->matmul_f32 = matmul_f32;
     k->relu = relu;
     k->gelu_tanh = gelu_tanh;

@@ -12,8 +12,8 @@
  *   - rounding to integers is half to even.
  *
  * Words (XNNPACK's): qd8 = int8 activations quantized while running, one scale per row; qc8w = int8 weights,
- * one scale per output channel; f32 = float. No kernel reads or writes outside its arrays, and none needs
- * alignment.
+ * one scale per output channel; f32 = float; f16 = IEEE 754 binary16, in a uint16_t. No kernel reads or
+ * writes outside its arrays, and none needs alignment.
  */
 #ifndef ES2S_KERNELS_H
 #define ES2S_KERNELS_H
@@ -78,12 +78,26 @@ typedef struct es2s_kernels {
                              size_t n_keys, size_t d_head, const float *bias /* [n_keys] */,
                              float *scores /* [n_keys] */);
 
+    /* The same of keys in float16, which are widened first. */
+    void (*attention_scores_f16)(const float *q /* [d_head] */, const uint16_t *k, const int32_t *index,
+                                 size_t n_keys, size_t d_head, const float *bias /* [n_keys] */,
+                                 float *scores /* [n_keys] */);
+
     /* In place, with the maximum subtracted. n >= 1. */
     void (*softmax)(float *x, size_t n);
 
     /* y = sum_j p[j] * value_j, j in order; value_j addressed as key_j above. */
     void (*attention_values)(const float *p /* [n_keys] */, const float *v, const int32_t *index,
                              size_t n_keys, size_t d_head, float *y /* [d_head] */);
+
+    /* The same of values in float16. */
+    void (*attention_values_f16)(const float *p /* [n_keys] */, const uint16_t *v, const int32_t *index,
+                                 size_t n_keys, size_t d_head, float *y /* [d_head] */);
+
+    /* To the nearest float16, half to even; beyond its range, infinities too, to the last one, +-65504; a NaN
+     * stays one. And back, which is exact. */
+    void (*narrow_f16)(const float *x, size_t n, uint16_t *y);
+    void (*widen_f16)(const uint16_t *x, size_t n, float *y);
 
     /* y[r, o] = sum_i a[r, i] * b[i, o], i in order from +0: attention of many queries, in which each element
      * is a sum of its own as in attention_values. Strides count floats. */

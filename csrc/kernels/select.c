@@ -33,6 +33,7 @@ static const char *const SUPPORTED[] = {
 };
 
 #define CPUID_1_ECX_OSXSAVE     (1u << 27)
+#define CPUID_1_ECX_F16C        (1u << 29) /* every CPU with AVX2 has it */
 #define CPUID_7_EBX_AVX2        (1u << 5)
 #define CPUID_7_EBX_AVX512      (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) /* F, DQ, BW, VL */
 #define CPUID_7_ECX_AVX512_VNNI (1u << 11)
@@ -48,7 +49,8 @@ static int has_all(unsigned bits, unsigned wanted) {
  * there on every system that embeds the core. */
 static unsigned cpu_has(void) {
     unsigned eax, ebx, ecx, edx, xcr0, xcr0_high, has = AVX2;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has_all(ecx, CPUID_1_ECX_OSXSAVE)) return 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has_all(ecx, CPUID_1_ECX_OSXSAVE | CPUID_1_ECX_F16C))
+        return 0;
     __asm__("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
     if (!has_all(xcr0, XCR0_AVX) || !has_all(ebx, CPUID_7_EBX_AVX2)) return 0;

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from edge_s2s import encoder_weights
-from edge_s2s.bundle import write_bundle
+from edge_s2s.bundle import SUFFIX, write_bundle
 from edge_s2s.manifest import (
     RUNTIME_VERSION,
     TOKENIZER_TABLE,
@@ -24,6 +24,7 @@ from edge_s2s.manifest import (
     Encoder,
     EncoderKind,
     Features,
+    FloatKind,
     GenerationDefaults,
     Licence,
     Manifest,
@@ -71,6 +72,7 @@ def convert(
     dtype: Dtype = "int8",
     encoder: EncoderKind = "onnx",
     smooth_quant: float | None = None,
+    kv_cache: FloatKind = "float32",
     name: str | None = None,
     model_version: str = "1.0.0",
     task: str = "text2text-generation",
@@ -86,6 +88,7 @@ def convert(
 
     `out` is an .es2s file or a directory. `encoder` is what the bundle's runs on: ONNX Runtime, or the C core
     ("native"). `smooth_quant`, such as 0.5, smooths a T5 for int8 with that alpha, calibrated on texts.
+    `kv_cache="float16"` halves the memory of the keys and values that a session keeps, in int8 bundles.
     `prefix` starts every input. `licence` is the SPDX expression of
     the weights, `data` one line for each data set they were trained on. `texts`, by default English ones
     written for this project, are what gates and golden cases use. `on_step` gets each finished step and its
@@ -96,6 +99,8 @@ def convert(
     """
     if Path(out).exists() and not replace:
         raise FileExistsError(f"{out} exists; pass replace=True, or --replace, to replace it")
+    if kv_cache == "float16" and dtype != "int8":
+        raise ExportError("kv_cache: expected float32 with dtype float32, found float16")
     if not (parent := Path(out).absolute().parent).is_dir():
         raise ExportError(f"{out}: expected a folder to write it to, found none at {parent}")
     step = timer(on_step)
@@ -160,6 +165,14 @@ def convert(
             candidate = Candidate(manifest, files)
         with step("check what int8 costs"):
             metrics |= gates.check_int8(candidate, references)
+    if kv_cache == "float16":
+        with step("check what the float16 cache costs"):
+            keys = {**keys, "kv_cache_dtype": "float16"}
+            files["decoder.weights"] = write_weights(keys, _quantized(spec, keys))
+            narrow = dataclasses.replace(manifest.quantization, kv_cache="float16")
+            manifest = dataclasses.replace(manifest, quantization=narrow)
+            wide, candidate = candidate, Candidate(manifest, files)
+            metrics |= gates.check_kv_cache(candidate, wide, references)
     with step("choose golden cases"):
         files["golden.json"] = golden_cases(
             answers(candidate, all_texts), confirm=partial(rounded_otherwise, candidate)
@@ -186,7 +199,7 @@ def timer(on_step: Callable[[str, float], None]) -> Callable[[str], Any]:
 
 def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
     """Model in float32 and tokenizer. transformers reads the local folder, or the hub."""
-    if (path := Path(source)).suffix == ".es2s" and path.is_file():
+    if (path := Path(source)).suffix == SUFFIX and path.is_file():
         raise ExportError(f"{source}: a bundle; edge-s2s-export restore makes a Hugging Face folder of it")
     try:
         config = AutoConfig.from_pretrained(source)

@@ -18,7 +18,7 @@ class ReferenceDecoder(ReferenceStack):
 
     def __init__(self, weights: Weights, cross_kv: Floats):
         super().__init__(weights)
-        self.cross_kv = cross_kv
+        self.cross_kv = self._kept(cross_kv)
         self.self_kv: list[list[Floats]] = [
             [] for _ in cross_kv
         ]  # per layer, per position [2, n_heads, d_head]
@@ -42,6 +42,10 @@ class ReferenceDecoder(ReferenceStack):
             self.hidden.append(x)
         return self._head(x)
 
+    def _kept(self, x: Floats) -> Floats:
+        """Keys or values as the cache keeps them."""
+        return x.astype(np.float16).astype(np.float32) if self.keys["kv_cache_dtype"] == "float16" else x
+
     def _embed(self, tokens: Sequence[int]) -> Floats:
         rows = self.tensors["embedding.weight"][list(tokens)].astype(np.float32)
         if self.int8:
@@ -55,7 +59,7 @@ class ReferenceDecoder(ReferenceStack):
     def _self_attention(self, layer: int, x: Floats) -> Floats:
         q, k, v = np.split(self._linear(x, f"layers.{layer}.self_attn.qkv"), 3, axis=-1)
         n_before = len(self.self_kv[layer])
-        for k_row, v_row in zip(k, v, strict=True):
+        for k_row, v_row in zip(self._kept(k), self._kept(v), strict=True):
             self.self_kv[layer].append(np.stack([k_row, v_row]).reshape(2, self.n_heads, self.d_head))
         keys, values = np.stack(self.self_kv[layer], axis=2)  # each [n_heads, n_positions, d_head]
         query_positions = n_before + np.arange(len(x))[:, None]

@@ -34,17 +34,18 @@ from .families.t5_layout import position_bias
 from .generation_defaults import generation_defaults
 from .tokenizer_json import text_rules
 
-_IGNORED_KEYS = {"weights_dtype", "head_rescore", "prefix"}  # of the bundle, not of its checkpoint
+# Of the bundle, not of its checkpoint.
+_IGNORED_KEYS = {"weights_dtype", "head_rescore", "prefix", "kv_cache_dtype"}
 _PROJECTION = re.compile(r"projections\.(\d+)")
 
 
-def restore(bundle: str | Path, out: str | Path) -> Manifest:
-    """Writes what `restored` makes of `bundle` to the new folder `out`; returns the bundle's manifest.
+def restore(bundle: str | Path, out: str | Path, *, exist_ok: bool = False) -> Manifest:
+    """Writes what `restored` makes of `bundle` to the folder `out`; returns the bundle's manifest.
 
     No Hugging Face folder has a place for the manifest's prefix and licence. Raises FileExistsError if `out`
-    exists, and what `restored` raises.
+    exists, unless `exist_ok`, and what `restored` raises.
     """
-    if Path(out).exists():
+    if Path(out).exists() and not exist_ok:
         raise FileExistsError(f"{out} exists; choose a new folder")
     model, tokenizer, manifest = restored(bundle)
     model.save_pretrained(out)

@@ -164,6 +164,7 @@ VALUES: list[tuple[str, object]] = [
     ("generation.sequence_bias", [[2, 1.0]]),
     ("quantization.activations", 8),
     ("quantization.encoder_weights", "int4"),
+    ("quantization.kv_cache", "float8"),
     # what decoder.weights says too, and says differently
     ("prefix", ""),
     ("prefix", "résumé:"),
@@ -219,6 +220,7 @@ VALUES: list[tuple[str, object]] = [
     ("quantization.weights", "float32"),
     ("quantization.weights", "int4"),
     ("quantization.head_rescore", 0),
+    ("quantization.kv_cache", "float16"),
 ]
 
 

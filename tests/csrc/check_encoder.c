@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "check_status.h"
+#include "kernels/kernels.h"
 #include "tiny_weights.h"
 
 enum { MAX_LEN = 150, VOCAB = 37, N_FLOATS = 2 * 2 * 3 * MAX_LEN * 6 };
@@ -33,6 +34,7 @@ static files write_files(int kind) {
     f.encoder.bias_per_layer = kind == 3;
     f.encoder.ffn = kind == 0 ? "gated_gelu_tanh" : kind == 1 ? "relu" : kind == 2 ? "gelu_erf" : "silu";
     f.decoder.source_vocab_size = kind == 3 ? VOCAB + 4 : 0;
+    f.decoder.kv_cache_f16 = kind >= 2;
     f.decoder_file = tiny_weights(&f.decoder, &f.decoder_size);
     f.encoder_file = tiny_encoder(&f.encoder, &f.decoder, &f.encoder_size);
     return f;
@@ -110,24 +112,58 @@ static void a_source_has_the_same_bits_everywhere(void) {
 
 static void an_encoded_source_decodes_as_one_that_was_set(void) {
     static float cross_kv[N_FLOATS];
-    files f = write_files(0);
-    es2s_model *model;
-    SUCCEEDS(load(&f, 1, NULL, &model));
-    es2s_session *session = create(model, 1, MAX_LEN), *other = create(model, 1, MAX_LEN);
-    float logits[VOCAB], expected[VOCAB];
-    const int32_t start = 0;
-    encode(session, 0, 40, cross_kv, NULL);
-    SUCCEEDS(es2s_session_step(session, &start, 1, logits));
-    SUCCEEDS(es2s_session_set_source(other, 0, cross_kv, 40));
-    SUCCEEDS(es2s_session_step(other, &start, 1, expected));
-    CHECK(memcmp(logits, expected, sizeof logits) == 0);
-    encode(session, 0, 40, cross_kv, NULL); /* begins the row anew */
-    SUCCEEDS(es2s_session_step(session, &start, 1, logits));
-    CHECK(memcmp(logits, expected, sizeof logits) == 0);
-    es2s_session_free(session);
-    es2s_session_free(other);
-    es2s_model_free(model);
-    free_files(&f);
+    for (int kind = 0; kind <= 2; kind += 2) { /* keys and values in float32, and in float16 */
+        files f = write_files(kind);
+        es2s_model *model;
+        SUCCEEDS(load(&f, 1, NULL, &model));
+        es2s_session *session = create(model, 1, MAX_LEN), *other = create(model, 1, MAX_LEN);
+        float logits[VOCAB], expected[VOCAB];
+        const int32_t start = 0;
+        encode(session, 0, 40, cross_kv, NULL);
+        SUCCEEDS(es2s_session_step(session, &start, 1, logits));
+        SUCCEEDS(es2s_session_set_source(other, 0, cross_kv, 40));
+        SUCCEEDS(es2s_session_step(other, &start, 1, expected));
+        CHECK(memcmp(logits, expected, sizeof logits) == 0);
+        encode(session, 0, 40, cross_kv, NULL); /* begins the row anew */
+        SUCCEEDS(es2s_session_step(session, &start, 1, logits));
+        CHECK(memcmp(logits, expected, sizeof logits) == 0);
+        es2s_session_free(session);
+        es2s_session_free(other);
+        es2s_model_free(model);
+        free_files(&f);
+    }
+}
+
+static void keys_and_values_in_float16_are_those_in_float32_rounded_in_half_the_memory(void) {
+    static float narrow[N_FLOATS], wide[N_FLOATS];
+    es2s_kernels kernels;
+    CHECK(es2s_kernels_select(&kernels, "scalar") == 0);
+    size_t memory[2];
+    int32_t max_new = 0;
+    for (int is_narrow = 0; is_narrow < 2; is_narrow++) {
+        files f = write_files(2);
+        free(f.decoder_file);
+        f.decoder.kv_cache_f16 = is_narrow;
+        f.decoder_file = tiny_weights(&f.decoder, &f.decoder_size);
+        es2s_model *model;
+        SUCCEEDS(load(&f, 1, NULL, &model));
+        es2s_session *session = create(model, 4, MAX_LEN);
+        encode(session, 3, 40, is_narrow ? narrow : wide, NULL);
+        memory[is_narrow] = es2s_session_memory(session);
+        max_new = f.decoder.max_target_len;
+        es2s_session_free(session);
+        es2s_model_free(model);
+        free_files(&f);
+    }
+    for (size_t i = 0; i < 2 * 2 * 3 * 40 * 6; i++) {
+        uint16_t half;
+        float rounded;
+        kernels.narrow_f16(&wide[i], 1, &half);
+        kernels.widen_f16(&half, 1, &rounded);
+        CHECK(narrow[i] == rounded);
+    }
+    const size_t n_new = 4 * (size_t)max_new; /* tokens of what is decoded */
+    CHECK(memory[0] - memory[1] == sizeof(uint16_t) * (4 * N_FLOATS + 2 * 2 * 3 * n_new * 6));
 }
 
 static void arguments_are_checked(void) {
@@ -241,6 +277,15 @@ static void what_no_writer_writes_is_refused(void) {
     free_files(&f);
 
     f = write_files(2);
+    memcpy(tiny_find_key(f.decoder_file, "kv_cache_dtype") + 56, "float32", 7);
+    tiny_seal(f.decoder_file, f.decoder_size);
+    refused(&f, "key \"kv_cache_dtype\": expected no such key for its default, found float32");
+    memcpy(tiny_find_key(f.decoder_file, "kv_cache_dtype") + 56, "float64", 7);
+    tiny_seal(f.decoder_file, f.decoder_size);
+    refused(&f, "key \"kv_cache_dtype\": expected float32, float16, found another value");
+    free_files(&f);
+
+    f = write_files(2);
     f.decoder.max_target_len = 65537; /* the table's rows; then the key, to what it may be */
     f.decoder.position_table = true;
     free(f.decoder_file);
@@ -288,6 +333,8 @@ int main(int argc, char **argv) {
     static const check_test tests[] = {
         {"a_source_has_the_same_bits_everywhere", a_source_has_the_same_bits_everywhere, 1},
         {"an_encoded_source_decodes_as_one_that_was_set", an_encoded_source_decodes_as_one_that_was_set, 0},
+        {"keys_and_values_in_float16",
+         keys_and_values_in_float16_are_those_in_float32_rounded_in_half_the_memory, 0},
         {"arguments_are_checked", arguments_are_checked, 0},
         {"a_call_that_is_given_up_leaves_no_source", a_call_that_is_given_up_leaves_no_source, 0},
         {"an_encoder_that_does_not_fit_is_refused", an_encoder_that_does_not_fit_is_refused, 0},

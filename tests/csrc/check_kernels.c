@@ -350,6 +350,121 @@ static void attention_matches(void) {
     }
 }
 
+/* ---------------------------------------------- Float16 ------------------------------------------- */
+
+/* What 1 sign, 5 exponent and 10 fraction bits mean (IEEE 754, 3.4). */
+static double defined_half(unsigned bits) {
+    const int exponent = (int)(bits >> 10 & 31), fraction = (int)(bits & 1023);
+    double size = ldexp(exponent ? 1024 + fraction : fraction, (exponent ? exponent : 1) - 25);
+    if (exponent == 31) size = fraction ? NAN : INFINITY;
+    return bits >> 15 ? -size : size;
+}
+
+static void widen_f16_gives_the_value_of_every_float16(void) {
+    select_kernels();
+    for (size_t n = 65536; n > 65536 - 20; n--) { /* ends of every length behind a register */
+        check_case("n=%zu", n);
+        uint16_t *x = check_alloc(n * sizeof *x);
+        for (unsigned i = 0; i < n; i++)
+            x[i] = (uint16_t)i;
+        float *y = check_alloc(n * sizeof *y);
+        kernels.widen_f16(x, n, y);
+        for (unsigned i = 0; i < n; i++)
+            CHECK(same_bits(y[i], (float)defined_half(i)));
+    }
+}
+
+/* To the nearest, of two the one whose last bit is 0. */
+static uint16_t defined_nearest(float x) {
+    const unsigned sign = signbit(x) ? 0x8000 : 0;
+    const double size = fabs((double)x);
+    if (isnan(x)) return 0x7E00;
+    unsigned low = 0, high = 0x7BFF; /* the largest float16 not above size */
+    while (low < high) {
+        const unsigned middle = (low + high + 1) / 2;
+        if (defined_half(middle) <= size)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    if (low < 0x7BFF) {
+        const double below = size - defined_half(low), above = defined_half(low + 1) - size;
+        if (above < below || (above == below && low % 2 == 1)) low++;
+    }
+    return (uint16_t)(sign | low);
+}
+
+static void check_narrow(const float *x, size_t n) {
+    uint16_t *y = check_alloc(n * sizeof *y);
+    kernels.narrow_f16(x, n, y);
+    for (size_t i = 0; i < n; i++)
+        CHECK(isnan(x[i]) ? (y[i] & 0x7FFF) == 0x7E00 : y[i] == defined_nearest(x[i]));
+}
+
+static void narrow_f16_rounds_to_the_nearest(void) {
+    select_kernels();
+    for (size_t l = 0; l < N_LENGTHS; l++)
+        for (fill f = 0; f < N_FILLS; f++) {
+            check_case("n=%zu fill=%s", LENGTHS[l], FILL_NAMES[f]);
+            check_narrow(fill_float(LENGTHS[l], f), LENGTHS[l]);
+        }
+    /* Each float16, what lies half-way to the next one, and the floats beside both. */
+    for (unsigned bits = 0; bits < 0x7C00; bits++) {
+        check_case("bits=%x", bits);
+        const float value = (float)defined_half(bits), next = (float)defined_half(bits + 1);
+        const float middle = isinf(next) ? 65520.0f : value / 2 + next / 2;
+        float x[12] = {value,  nextafterf(value, INFINITY),  nextafterf(value, -INFINITY),
+                       middle, nextafterf(middle, INFINITY), nextafterf(middle, -INFINITY)};
+        for (size_t i = 0; i < 6; i++)
+            x[6 + i] = -x[i];
+        check_narrow(x, COUNT(x));
+    }
+}
+
+static void attention_f16_equals_that_of_the_widened(void) {
+    static const size_t D_HEADS[] = {1, 15, 16, 17, 31, 32, 33, 48, 61, 64, 80, 128},
+                        N_KEYS[] = {0, 1, 2, 16, 17, 22, 61, 200};
+    select_kernels();
+    for (size_t d = 0; d < COUNT(D_HEADS); d++)
+        for (size_t j = 0; j < COUNT(N_KEYS); j++)
+            for (fill f = 0; f < N_FILLS; f++) {
+                const size_t d_head = D_HEADS[d], n_keys = N_KEYS[j], n = n_keys * d_head;
+                check_case("d_head=%zu n_keys=%zu fill=%s", d_head, n_keys, FILL_NAMES[f]);
+                uint16_t *kv = check_alloc(n * sizeof *kv);
+                float *wide = check_alloc(n * sizeof *wide);
+                scalar.narrow_f16(fill_float(n, f), n, kv);
+                scalar.widen_f16(kv, n, wide);
+                const float *q = fill_float(d_head, UNIFORM), *p = fill_float(n_keys, UNIFORM);
+
+                float *scores = check_alloc(n_keys * sizeof *scores),
+                      *expected_scores = check_alloc(n_keys * sizeof *scores);
+                const float *bias = check_random() % 2 ? fill_float(n_keys, UNIFORM) : NULL;
+                int32_t *index = check_random() % 2 ? check_alloc(n_keys * sizeof *index) : NULL;
+                for (size_t i = 0; index && i < n_keys; i++)
+                    index[i] = (int32_t)(check_random() % n_keys);
+                kernels.attention_scores_f16(q, kv, index, n_keys, d_head, bias, scores);
+                scalar.attention_scores(q, wide, index, n_keys, d_head, bias, expected_scores);
+                compare_float("scores", scores, expected_scores, n_keys);
+
+                float *y = check_alloc(d_head * sizeof *y), *expected = check_alloc(d_head * sizeof *y);
+                kernels.attention_values_f16(p, kv, index, n_keys, d_head, y);
+                scalar.attention_values(p, wide, index, n_keys, d_head, expected);
+                compare_float("y", y, expected, d_head);
+            }
+    if (check_wants_bench()) {
+        check_case("bench");
+        const float *q = fill_float(64, UNIFORM), *p = fill_float(200, UNIFORM),
+                    *x = fill_float(200 * 64, UNIFORM);
+        uint16_t *kv = check_alloc(200 * 64 * sizeof *kv);
+        float *scores = check_alloc(200 * sizeof *scores), *y = check_alloc(64 * sizeof *y);
+        BENCH("narrow_f16 n=12800", 200 * 64 * 6, k->narrow_f16(x, 200 * 64, kv));
+        BENCH("attention_scores_f16 200 x 64", 200 * 64 * 2,
+              k->attention_scores_f16(q, kv, NULL, 200, 64, NULL, scores));
+        BENCH("attention_values_f16 200 x 64", 200 * 64 * 2,
+              k->attention_values_f16(p, kv, NULL, 200, 64, y));
+    }
+}
+
 /* --------------------------------------------- Selection ------------------------------------------ */
 
 static void select_fills_the_whole_table(void) {
@@ -386,6 +501,9 @@ int main(int argc, char **argv) {
         {"dot_f32_q8", dot_f32_q8_matches, 1},
         {"gemm_f32", gemm_f32_matches, 1},
         {"attention", attention_matches, 1},
+        {"widen_f16", widen_f16_gives_the_value_of_every_float16, 1},
+        {"narrow_f16", narrow_f16_rounds_to_the_nearest, 1},
+        {"attention_f16", attention_f16_equals_that_of_the_widened, 1},
         {"select_fills_the_table", select_fills_the_whole_table, 1},
         {"select", select_takes_the_widest_or_what_is_asked, 0},
     };

@@ -32,7 +32,7 @@ static void a_row_has_the_same_bits_alone_in_a_beam_and_in_a_batch(void) {
         if (variant == 1) o.is_int8 = false, o.head_rescore = 0, o.bias_per_layer = true, o.ffn = "relu";
         if (variant == 2)
             o.layer_norm = o.post_norm = o.embedding_norm = o.no_final_norm = o.position_table =
-                o.linear_bias = o.final_logits_bias = true,
+                o.linear_bias = o.final_logits_bias = o.kv_cache_f16 = true,
             o.ffn = "gelu_erf";
         fixture f = load(o, 1, NULL);
         const int32_t tokens[] = {0, 5, 9, 2, 30, 5};

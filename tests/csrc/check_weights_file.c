@@ -93,6 +93,7 @@ static void every_variant_loads_at_every_alignment(void) {
         o.linear_bias = bits >> 5 & 1;
         o.final_logits_bias = bits >> 6 & 1;
         o.source_vocab_size = bits >> 7 & 1 ? 41 : 0;
+        o.kv_cache_f16 = bits >> 8 & 1;
         o.head_rescore = o.is_int8 ? o.head_rescore : 0;
         o.extra_key = variant % 5 == 0 ? "ext.note" : NULL;
         size_t size;

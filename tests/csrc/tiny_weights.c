@@ -168,6 +168,7 @@ static void add_keys(builder *b, const tiny_options *o) {
     add_float(b, "generation.repetition_penalty", 1);
     add_string(b, "prefix", "r\xc3\xa9sumer: ");
     if (o->source_vocab_size) add_int(b, "source_vocab_size", o->source_vocab_size);
+    if (o->kv_cache_f16) add_string(b, "kv_cache_dtype", "float16");
 }
 
 static void add_norm(builder *b, const tiny_options *o, const char *name) {
@@ -293,7 +294,7 @@ uint8_t *tiny_weights(const tiny_options *options, size_t *size_out) {
     builder *b = begin(options);
     add_keys(b, options);
     add_tensors(b, options);
-    return finish(b, options->source_vocab_size ? 1 : 0, size_out);
+    return finish(b, options->source_vocab_size || options->kv_cache_f16, size_out);
 }
 
 uint8_t *tiny_encoder(const tiny_options *options, const tiny_options *decoder, size_t *size_out) {

@@ -11,6 +11,7 @@ typedef struct tiny_options {
     bool is_int8, is_tied, bias_per_layer;
     bool layer_norm, post_norm, embedding_norm, no_final_norm, position_table, linear_bias, final_logits_bias;
     int32_t source_vocab_size; /* 0: the encoder shares the embedding */
+    bool kv_cache_f16;
     const char *ffn;
     int32_t head_rescore; /* 0 for float32 */
     uint64_t seed;

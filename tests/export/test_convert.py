@@ -17,6 +17,7 @@ from edge_s2s import BundleError
 from edge_s2s import cli as runtime_cli
 from edge_s2s._core import ffi, lib
 from edge_s2s.bundle import open_bundle
+from edge_s2s.decoder import DecoderModel
 from edge_s2s.generation import GenerationOptions
 from edge_s2s.manifest import GenerationDefaults, Languages
 from edge_s2s_export import families
@@ -185,6 +186,41 @@ def test_smoothing_changes_the_weights_and_passes_the_gates(folder: Path, bundle
         assert bytes(plain.read("decoder.weights")) != bytes(smooth.read("decoder.weights"))
     with pytest.raises(ExportError, match="expected a T5 model, found BartForConditionalGeneration"):
         convert(make_tiny_folder(tmp_path / "bart", kind="bart"), tmp_path / "bart.es2s", smooth_quant=0.5)
+
+
+def test_a_float16_cache_passes_its_gate_and_takes_half_of_the_memory(
+    folder: Path, bundle: Path, tmp_path: Path
+):
+    out = tmp_path / "narrow.es2s"
+    report = convert(folder, out, prefix=PREFIX, kv_cache="float16")
+    assert report.metrics["float16_kv_cache_argmax_agreement"] >= 0.985
+    assert 0 < report.metrics["float16_kv_cache_kl_mean"] < 0.001
+    with open_bundle(bundle) as plain, open_bundle(out) as narrow:
+        assert narrow.weights.keys == {**plain.weights.keys, "kv_cache_dtype": "float16"}
+        assert narrow.manifest.quantization.kv_cache == "float16"
+        sizes = []
+        for opened in (plain, narrow):
+            decoder = DecoderModel(opened.read("decoder.weights"))
+            sizes.append(decoder.session(1, 1, 32, 16).size_bytes)
+        dims = decoder.dims
+        n_tokens = 32 + 16  # of the source and new ones
+        assert sizes[0] - sizes[1] == n_tokens * dims.n_layers * 2 * dims.n_heads * dims.d_head * 2
+    with pytest.raises(ExportError, match="kv_cache: expected float32 with dtype float32, found float16"):
+        convert(folder, tmp_path / "wide.es2s", dtype="float32", kv_cache="float16")
+
+
+def test_a_float16_cache_that_cannot_hold_the_values_is_refused(folder: Path, tmp_path: Path):
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    with torch.no_grad():
+        for block in model.decoder.block:  # the same function: what one matrix gives more, the other takes
+            block.layer[1].EncDecAttention.v.weight *= 2**20
+            block.layer[1].EncDecAttention.o.weight *= 2**-20
+    model.save_pretrained(tmp_path / "hf")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "wide.es2s", prefix=PREFIX)
+    with pytest.raises(GateError, match="kv_cache: with float16 the best token is the same in"):
+        convert(tmp_path / "hf", tmp_path / "narrow.es2s", prefix=PREFIX, kv_cache="float16")
+    assert not (tmp_path / "narrow.es2s").exists()
 
 
 def test_a_directory_has_the_same_files_as_the_zip(folder: Path, bundle: Path, tmp_path: Path):

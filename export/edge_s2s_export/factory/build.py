@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from edge_s2s.bundle import open_bundle, write_bundle
+from edge_s2s.bundle import SUFFIX, open_bundle, write_bundle
 from edge_s2s.drift import Reference
 from edge_s2s_export import families
 from edge_s2s_export.convert import Dtype, convert
 from edge_s2s_export.errors import ExportError, GateError
-from edge_s2s_export.restore import restored
+from edge_s2s_export.restore import restore
 
 from .datasets import DATA, EXAMPLES, Pair, Row, passes, train_pairs, valid_rows
 from .display import Display
@@ -43,8 +43,7 @@ from .training import CHECKPOINT, LOG, TrainingOptions, train
 TOKENIZER_CHARS = 6_000_000  # of each file of texts that a tokenizer learns from
 N_LOSS_ROWS = 128  # of valid, on which the loss is watched
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
-BUNDLE_SUFFIX = ".es2s"
-BUNDLE = f"model{BUNDLE_SUFFIX}"
+BUNDLE = f"model{SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def build(
         measured = json.loads((report / "build.json").read_text(encoding="utf-8"))
         if refused := measured["refused"]:
             raise GateError(f"{recipe.name} is refused, see {report / 'report.md'}: {'; '.join(refused)}")
-        path = work / f"{recipe.name}.es2s" if out is None else out
+        path = work / f"{recipe.name}{SUFFIX}" if out is None else out
         extensions = {**measured["extensions"], **chain.drift_reference().to_extension()}
         if recipe.checks:
             extensions["checks"] = [*recipe.checks]
@@ -152,15 +151,13 @@ class Chain:
 
     def _checkpoint(self, source: str) -> str:
         """A Hugging Face folder, or a hub id; the weights of a bundle become such a folder."""
-        if (path := Path(source)).suffix != BUNDLE_SUFFIX:
+        if (path := Path(source)).suffix != SUFFIX:
             return source
         if not path.is_file():
             raise ExportError(f"{source}: expected a bundle, found no such file")
 
         def make(stage: Path) -> None:
-            model, tokenizer, _ = restored(path)
-            model.save_pretrained(stage)
-            tokenizer.save_pretrained(stage)
+            restore(path, stage, exist_ok=True)
 
         return str(self.work.stage("restored", {"bundle": _digest(path)}, make))
 
@@ -375,6 +372,7 @@ class Chain:
             "data": lines,
             "dtype": dtype,
             "smooth_quant": recipe.smooth_quant or None if dtype == "int8" else None,
+            "kv_cache": recipe.kv_cache if dtype == "int8" else "float32",
         }
 
         def make(stage: Path) -> None:

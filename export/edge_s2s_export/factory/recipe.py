@@ -148,6 +148,7 @@ class Recipe:
     generation: Generation = Generation()
     checks: tuple[Literal["loops", "numbers", "names"], ...] = ()  # of summaries; () leaves it to the runtime
     smooth_quant: float = 0.0  # alpha of SmoothQuant, such as 0.5; 0: weights stay as they are
+    kv_cache: Literal["float32", "float16"] = "float32"  # keys and values of sessions, in the int8 bundle
 
     @property
     def main(self) -> DataSet:
