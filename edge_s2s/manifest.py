@@ -317,7 +317,8 @@ class Manifest:
         """As JSON has it, without schema and digest; what is off and may be left out is left out."""
         present = without_defaults(self)
         document = {name: value for name, value in dataclasses.asdict(self).items() if name in present}
-        optional = {name: without_defaults(getattr(self, name)) for name in ("dimensions", "generation")}
+        sections = ("dimensions", "generation", "quantization")
+        optional = {name: without_defaults(getattr(self, name)) for name in sections}
         return {**document, **optional}
 
     @classmethod
