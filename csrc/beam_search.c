@@ -36,15 +36,15 @@ static void rank(struct candidate *best, int32_t *n, int32_t capacity, struct ca
 }
 
 /* Ranks all continuations of a live hypothesis, whose next token's scores are search->scores. Few blocks of
- * tokens hold one that is good enough; the best of a block tells, at the speed of the argmax kernel. */
+ * tokens hold one that is good enough; the largest score of a block tells. */
 static void rank_continuations(struct search *search, int32_t *n, int32_t beam, float sum) {
     const int32_t capacity = 2 * search->group_size, block_len = 256;
     struct candidate *const best = search->candidates;
     for (int32_t begin = 0; begin < search->vocab_size; begin += block_len) {
         const float *const block = search->scores + begin;
         const int32_t left = search->vocab_size - begin, len = left < block_len ? left : block_len;
-        const size_t top = search->session->model->kernels.argmax(block, (size_t)len);
-        if (*n == capacity && !(block[top] + sum > best[capacity - 1].rank)) continue;
+        const float top = search->session->model->kernels.max(block, (size_t)len);
+        if (*n == capacity && !(top + sum > best[capacity - 1].rank)) continue;
         for (int32_t i = 0; i < len; i++) {
             const float score = block[i] + sum;
             rank(best, n, capacity, (struct candidate){score, score, beam, begin + i});

@@ -634,6 +634,7 @@ static inline void use_float_ops(es2s_kernels *k) {
     k->silu = silu;
     k->multiply = multiply;
     k->log_softmax_terms = log_softmax_terms;
+    k->max = max_f32;
     k->argmax = argmax;
 }
 

@@ -118,6 +118,9 @@ typedef struct es2s_kernels {
     /* max and sum(exp(x - max)) of a row: log-softmax(x)[i] = (x[i] - max) - log(sum). n >= 1. */
     void (*log_softmax_terms)(const float *x, size_t n, float *max, float *sum);
 
+    /* The largest element. NaN never wins; -infinity if all are NaN. */
+    float (*max)(const float *x, size_t n);
+
     /* Index of the largest element, the lowest one of equals. NaN never wins; 0 if all are NaN. n >= 1. */
     size_t (*argmax)(const float *x, size_t n);
 } es2s_kernels;

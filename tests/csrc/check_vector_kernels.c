@@ -308,6 +308,8 @@ static void log_softmax_terms_match(void) {
             for (size_t i = 0; i < n; i++)
                 defined_sum += exp((double)x[i] - defined_max);
             CHECK((double)max == defined_max);
+            const float largest = kernels.max(x, n);
+            compare_float("kernels.max", &largest, &max, 1);
             if (isnan(defined_sum))
                 CHECK(isnan(sum));
             else
@@ -318,6 +320,9 @@ static void log_softmax_terms_match(void) {
         const float *x = fill_float(32128, UNIFORM);
         float max, sum;
         BENCH("log_softmax_terms n=32128", 32128 * 4, k->log_softmax_terms(x, 32128, &max, &sum));
+        volatile float largest;
+        BENCH("max n=256", 256 * 4, largest = k->max(x, 256));
+        (void)largest;
     }
 }
 
