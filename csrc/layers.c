@@ -6,12 +6,17 @@
 
 enum {
     MIN_PARALLEL_PRODUCTS = 1 << 17, /* fewer are done before a worker has noticed */
-    ITEMS_PER_THREAD = 4,            /* more even out a slower core, fewer cost less to hand out */
+    MIN_ITEM_PRODUCTS = 1 << 16,     /* a microsecond's, of which handing it out takes a twentieth */
+    ITEMS_PER_THREAD = 4,            /* even out a slower core */
     OUTPUTS_MULTIPLE = 32            /* keeps the tiles of the kernels and packed blocks whole */
 };
 
 static uint64_t max_u64(uint64_t a, uint64_t b) {
     return a > b ? a : b;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
 }
 
 es2s_worker es2s_worker_take(const es2s_features *f, uint64_t rows, es2s_arena *arena) {
@@ -61,9 +66,13 @@ void es2s_linear(const es2s_worker *worker, const es2s_matrix *w, const float *x
         for (size_t r = 0; r < n_rows; r++)
             k->quantize_qd8(x + r * n_in, n_in, worker->q8 + r * n_in, &worker->q8_scale[r]);
 
-    es2s_thread_pool *pool = n_rows * n_in * n_out < MIN_PARALLEL_PRODUCTS ? NULL : worker->pool;
-    const size_t n_parts = pool ? (size_t)es2s_thread_pool_size(pool) * ITEMS_PER_THREAD : 1;
-    const size_t n_outputs = ((n_out - 1) / n_parts / OUTPUTS_MULTIPLE + 1) * OUTPUTS_MULTIPLE;
+    const uint64_t n_products = (uint64_t)n_rows * n_in * n_out;
+    es2s_thread_pool *pool = n_products < MIN_PARALLEL_PRODUCTS ? NULL : worker->pool;
+    const uint64_t n_threads = (uint64_t)es2s_thread_pool_size(pool);
+    const uint64_t per_thread =
+        max_u64(1, min_u64(ITEMS_PER_THREAD, n_products / n_threads / MIN_ITEM_PRODUCTS));
+    const size_t n_items = pool ? (size_t)(n_threads * per_thread) : 1;
+    const size_t n_outputs = ((n_out - 1) / n_items / OUTPUTS_MULTIPLE + 1) * OUTPUTS_MULTIPLE;
     linear_job job = {k, w, x, worker->q8, worker->q8_scale, n_rows, n_outputs, y};
     es2s_thread_pool_run(pool, run_linear, &job, (int32_t)((n_out - 1) / n_outputs + 1));
 }

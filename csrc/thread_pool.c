@@ -1,7 +1,8 @@
 /*
- * A job is a list of items that the caller and the workers take one by one from a counter. The caller takes
- * until none is left and then waits only for workers that are inside an item: a worker that sleeps, or that
- * the system has put aside, delays nothing. Which thread does an item does not change its result.
+ * A job is a list of items, of which each thread has a part. It takes its own one by one, in order, because
+ * what it reads ahead should be for itself, and then those that others have left. The caller takes until none
+ * is left and then waits only for workers that are inside an item: a worker that sleeps, or that the system
+ * has put aside, delays nothing. Which thread does an item does not change its result.
  *
  * ticket is odd while a job is open. A worker enters with n_inside + 1 and looks at the ticket again; the
  * caller closes the ticket and then looks at n_inside. In the single order of these sequentially consistent
@@ -21,9 +22,11 @@
 enum { SPINS = 50, YIELDS = 200 };
 
 typedef struct worker {
+    _Alignas(64) atomic_int next_item; /* of its part; in a line of the cache of its own */
+    int32_t end_item;
+    int32_t thread;
     es2s_thread_pool *pool;
-    int32_t thread; /* 1.. */
-    es2s_thread *handle;
+    es2s_thread *handle; /* NULL: the caller */
 } worker;
 
 struct es2s_thread_pool {
@@ -34,21 +37,20 @@ struct es2s_thread_pool {
 
     es2s_job *job;
     void *arg;
-    int32_t n_items;
-    atomic_int next_item;
-
     atomic_uint ticket;
     atomic_int n_inside;
     atomic_int n_asleep;
     atomic_bool stop;
     es2s_monitor *monitor;
-    worker workers[]; /* [n_threads - 1] */
+    worker workers[]; /* [n_threads] the caller is the first */
 };
 
 static void take_items(es2s_thread_pool *pool, int32_t thread) {
-    const int32_t n_items = pool->n_items;
-    for (int32_t item; (item = atomic_fetch_add(&pool->next_item, 1)) < n_items;)
-        pool->job(pool->arg, item, thread);
+    for (int32_t i = 0; i < pool->n_threads; i++) {
+        worker *const w = &pool->workers[(thread + i) % pool->n_threads];
+        for (int32_t item; (item = atomic_fetch_add(&w->next_item, 1)) < w->end_item;)
+            pool->job(pool->arg, item, thread);
+    }
 }
 
 /* Whether there is something to do: a job other than `last`, or the end. */
@@ -98,23 +100,21 @@ static void wake_sleepers(es2s_thread_pool *pool) {
 }
 
 es2s_thread_pool *es2s_thread_pool_create(int32_t n_threads, const es2s_cpus *cpus) {
-    const int32_t n_workers = n_threads - 1;
-    es2s_thread_pool *pool = es2s_alloc(sizeof *pool + (size_t)n_workers * sizeof pool->workers[0]);
+    es2s_thread_pool *pool = es2s_alloc(sizeof *pool + (size_t)n_threads * sizeof pool->workers[0]);
     if (!pool) return NULL;
-    *pool = (es2s_thread_pool){.n_threads = 1, .is_pinned = cpus != NULL, .acquired = ATOMIC_FLAG_INIT};
+    *pool = (es2s_thread_pool){.is_pinned = cpus != NULL, .acquired = ATOMIC_FLAG_INIT};
     if (cpus) pool->cpus = *cpus;
-    atomic_init(&pool->next_item, 0);
     atomic_init(&pool->ticket, 0);
     atomic_init(&pool->n_inside, 0);
     atomic_init(&pool->n_asleep, 0);
     atomic_init(&pool->stop, false);
     pool->monitor = es2s_monitor_create();
     if (!pool->monitor) goto fail;
-    for (int32_t i = 0; i < n_workers; i++) {
-        worker *w = &pool->workers[i];
-        *w = (worker){.pool = pool, .thread = i + 1};
-        w->handle = es2s_thread_start(run_worker, w);
-        if (!w->handle) goto fail;
+    for (int32_t thread = 0; thread < n_threads; thread++) {
+        worker *w = &pool->workers[thread];
+        *w = (worker){.pool = pool, .thread = thread};
+        atomic_init(&w->next_item, 0);
+        if (thread > 0 && !(w->handle = es2s_thread_start(run_worker, w))) goto fail;
         pool->n_threads++;
     }
     return pool;
@@ -128,8 +128,8 @@ void es2s_thread_pool_free(es2s_thread_pool *pool) {
     if (!pool) return;
     atomic_store(&pool->stop, true);
     if (pool->monitor) wake_sleepers(pool);
-    for (int32_t i = 0; i < pool->n_threads - 1; i++)
-        es2s_thread_join(pool->workers[i].handle);
+    for (int32_t thread = 1; thread < pool->n_threads; thread++)
+        es2s_thread_join(pool->workers[thread].handle);
     es2s_monitor_free(pool->monitor);
     es2s_free(pool);
 }
@@ -150,8 +150,11 @@ void es2s_thread_pool_run(es2s_thread_pool *pool, es2s_job *job, void *arg, int3
     }
     pool->job = job;
     pool->arg = arg;
-    pool->n_items = n_items;
-    atomic_store(&pool->next_item, 0);
+    for (int32_t thread = 0, begin = 0; thread < pool->n_threads; thread++) {
+        worker *const w = &pool->workers[thread];
+        atomic_store_explicit(&w->next_item, begin, memory_order_relaxed); /* the ticket publishes it */
+        begin = w->end_item = (int32_t)((int64_t)n_items * (thread + 1) / pool->n_threads);
+    }
     atomic_fetch_add(&pool->ticket, 1);
     wake_sleepers(pool);
     take_items(pool, 0);
