@@ -261,14 +261,27 @@ static void embed(es2s_session *s, const int32_t *tokens, size_t n_rows) {
         es2s_normalize(&m->kernels, &m->features, &m->embedding_norm, s->x, n_rows, s->x);
 }
 
+typedef struct rescore_job {
+    const es2s_session *s;
+    float *logits; /* [n_rows, vocab_size] */
+} rescore_job;
+
+static void run_rescore(void *arg, int32_t row, int32_t thread) {
+    (void)thread;
+    const rescore_job *job = arg;
+    const es2s_session *s = job->s;
+    const size_t d_model = (size_t)s->model->dims.d_model, first = (size_t)row * d_model;
+    rescore_head(s->model, s->x + first, job->logits + (size_t)row * (size_t)s->model->dims.vocab_size,
+                 s->worker.q8 + first);
+}
+
 /* logits: float[n_rows, vocab_size] of the next token, from the residual stream. */
 static void predict(es2s_session *s, size_t n_rows, float *logits) {
     const es2s_model *m = s->model;
     if (m->final_norm.weight) es2s_normalize(&m->kernels, &m->features, &m->final_norm, s->x, n_rows, s->x);
     es2s_linear(&s->worker, &m->lm_head, s->x, n_rows, logits);
-    for (size_t r = 0; m->head_rescore > 0 && r < n_rows; r++)
-        rescore_head(m, s->x + r * (size_t)m->dims.d_model, logits + r * (size_t)m->dims.vocab_size,
-                     s->worker.q8);
+    rescore_job job = {s, logits};
+    if (m->head_rescore > 0) es2s_thread_pool_run(s->worker.pool, run_rescore, &job, (int32_t)n_rows);
 }
 
 void es2s_decoder_begin(es2s_session *s) {

@@ -148,6 +148,12 @@ static int32_t draft(struct search *search, int32_t n_rows) {
     return n_draft;
 }
 
+static void run_log_softmax(void *arg, int32_t row, int32_t thread) {
+    (void)thread;
+    const struct search *const search = arg;
+    search->row_log_softmax[row] = es2s_search_log_softmax(search, es2s_search_logits(search, row));
+}
+
 /* Every live hypothesis has a decoder row, which then reads its last token. */
 static void step_decoder(struct search *search) {
     int32_t n_rows = 0;
@@ -167,8 +173,9 @@ static void step_decoder(struct search *search) {
     search->step_ns = es2s_clock_ns() - start_ns;
     s->n_steps++;
     search->n_generated++;
-    for (int32_t row = 0; row < n_rows; row++)
-        search->row_log_softmax[row] = es2s_search_log_softmax(search, es2s_search_logits(search, row));
+    es2s_thread_pool *const pool = es2s_thread_pool_try_acquire(s->model->pool);
+    es2s_thread_pool_run(pool, run_log_softmax, search, n_rows);
+    es2s_thread_pool_release(pool);
 }
 
 /* Hands search->scores to the caller; sets search->status. */

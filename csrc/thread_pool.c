@@ -143,7 +143,7 @@ void es2s_thread_pool_release(es2s_thread_pool *pool) {
 }
 
 void es2s_thread_pool_run(es2s_thread_pool *pool, es2s_job *job, void *arg, int32_t n_items) {
-    if (!pool) {
+    if (!pool || n_items == 1) {
         for (int32_t item = 0; item < n_items; item++)
             job(arg, item, 0);
         return;
