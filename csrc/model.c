@@ -132,20 +132,33 @@ static void set_packing(es2s_loader *l, const es2s_span *file) {
     l->packs = file->is_mapped || file->size <= MAX_SECOND_COPY;
 }
 
-static es2s_status read_decoder_keys(reader *r, const es2s_span *file, bool verify, es2s_model *m) {
-    es2s_loader *l = &r->decoder;
+static es2s_status parse(es2s_loader *l, const es2s_span *file) {
     set_packing(l, file);
-    l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
+    return l->status = es2s_weights_file_parse(&l->file, file->data, file->size);
+}
+
+/* The structure of both weights, and then what they hold. */
+static es2s_status parse_weights(reader *r, const es2s_bundle_file *files, bool verify) {
+    ES2S_TRY(parse(&r->decoder, &files->decoder));
+    if (!r->has_encoder) return verify ? es2s_weights_file_verify(&r->decoder.file) : ES2S_OK;
+    const es2s_weights_file *damaged = &r->encoder.file;
+    es2s_status status = parse(&r->encoder, &files->encoder);
+    if (status == ES2S_OK && verify)
+        status = es2s_weights_files_verify(&r->decoder.file, &r->encoder.file, &damaged);
+    if (status == ES2S_OK || damaged == &r->decoder.file) return status;
+    return es2s_fail_within("encoder.weights", status);
+}
+
+static es2s_status read_decoder_keys(reader *r, es2s_model *m) {
+    es2s_loader *l = &r->decoder;
     r->contents = read_keys(l, m);
     r->fit = (es2s_encoder_fit){m->dims.d_model, m->dims.max_source_len, m->dims.n_layers,
                                 m->dims.n_heads * m->dims.d_head};
     return l->status;
 }
 
-static es2s_status read_encoder_keys(reader *r, const es2s_span *file, bool verify, es2s_encoder *e) {
+static es2s_status read_encoder_keys(reader *r, es2s_encoder *e) {
     es2s_loader *l = &r->encoder;
-    set_packing(l, file);
-    l->status = es2s_weights_file_parse(&l->file, file->data, file->size, verify);
     es2s_encoder_read_keys(l, e, &r->fit);
     return l->status == ES2S_OK ? ES2S_OK : es2s_fail_within("encoder.weights", l->status);
 }
@@ -154,7 +167,8 @@ static es2s_status read_tokenizer(reader *r, const es2s_span *file, bool verify,
                                   es2s_tokenizer *t) {
     es2s_loader l = {.kernels = r->decoder.kernels, .arena = &r->arena};
     const contents *c = &r->contents;
-    l.status = es2s_weights_file_parse(&l.file, file->data, file->size, verify);
+    l.status = es2s_weights_file_parse(&l.file, file->data, file->size);
+    if (l.status == ES2S_OK && verify) l.status = es2s_weights_file_verify(&l.file);
     es2s_tokenizer_read(&l, t, (const uint8_t *)c->prefix, c->prefix_len);
     if (l.status == ES2S_OK) l.status = es2s_weights_file_check_all_asked(&l.file);
     if (l.status == ES2S_OK && t->vocab_size != dims->source_vocab_size)
@@ -204,8 +218,9 @@ es2s_status es2s_model_create(const es2s_bundle_file *files, const es2s_model_pa
     reader r = {.has_encoder = files->encoder.data != NULL, .has_tokenizer = files->tokenizer.data != NULL};
     r.decoder.kernels = r.encoder.kernels = &m.kernels;
     r.decoder.arena = r.encoder.arena = &r.arena;
-    ES2S_TRY(read_decoder_keys(&r, &files->decoder, verify, &m));
-    if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, &files->encoder, verify, &e));
+    ES2S_TRY(parse_weights(&r, files, verify));
+    ES2S_TRY(read_decoder_keys(&r, &m));
+    if (r.has_encoder) ES2S_TRY(read_encoder_keys(&r, &e));
     if (r.has_tokenizer) ES2S_TRY(read_tokenizer(&r, &files->tokenizer, verify, &m.dims, &t));
     ES2S_TRY(read_model(&r, &m, &e, &t, &model));
 

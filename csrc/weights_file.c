@@ -193,8 +193,7 @@ static es2s_status check_tensor(const uint8_t *data, size_t size, const uint8_t 
     return ES2S_OK;
 }
 
-es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *data, size_t size,
-                                    bool verify_data) {
+es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *data, size_t size) {
     const uint8_t *bytes = data;
     ES2S_TRY(check_header(bytes, size));
     const uint32_t minor = read_u32(bytes + 12);
@@ -213,20 +212,39 @@ es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *dat
     if (!all_zero(bytes + end, size - end))
         return es2s_fail(ES2S_BAD_FORMAT, "weights: expected zeros after the last tensor");
 
-    if (verify_data) {
-        uint8_t digest[32];
-        es2s_sha256(bytes + HEADER_SIZE, size - HEADER_SIZE, digest);
-        if (memcmp(digest, bytes + 32, sizeof digest) != 0)
-            return es2s_fail(ES2S_BAD_FORMAT,
-                             "weights: expected the SHA-256 of the header: the file is damaged");
-    }
     *file_out = (es2s_weights_file){.data = bytes,
+                                    .size = size,
                                     .keys = keys,
                                     .tensors = tensors,
                                     .minor = minor,
                                     .n_keys = n_keys,
                                     .n_tensors = n_tensors};
     return ES2S_OK;
+}
+
+static es2s_status check_digest(const es2s_weights_file *file, const uint8_t digest[32]) {
+    if (memcmp(digest, file->data + 32, 32) == 0) return ES2S_OK;
+    return es2s_fail(ES2S_BAD_FORMAT, "weights: expected the SHA-256 of the header: the file is damaged");
+}
+
+es2s_status es2s_weights_file_verify(const es2s_weights_file *file) {
+    uint8_t digest[32];
+    es2s_sha256(file->data + HEADER_SIZE, file->size - HEADER_SIZE, digest);
+    return check_digest(file, digest);
+}
+
+es2s_status es2s_weights_files_verify(const es2s_weights_file *first, const es2s_weights_file *second,
+                                      const es2s_weights_file **damaged_out) {
+    const es2s_weights_file *const files[] = {first, second};
+    const void *const data[] = {first->data + HEADER_SIZE, second->data + HEADER_SIZE};
+    const size_t sizes[] = {first->size - HEADER_SIZE, second->size - HEADER_SIZE};
+    uint8_t digests[2][32];
+    es2s_sha256_two(data, sizes, digests);
+    es2s_status status = ES2S_OK;
+    *damaged_out = NULL;
+    for (int i = 0; i < 2 && status == ES2S_OK; i++)
+        if ((status = check_digest(files[i], digests[i])) != ES2S_OK) *damaged_out = files[i];
+    return status;
 }
 
 /* ---- look-up ---- */

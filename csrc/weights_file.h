@@ -18,7 +18,8 @@
 typedef enum es2s_dtype { ES2S_FLOAT32 = 1, ES2S_INT8 = 2 } es2s_dtype;
 
 typedef struct es2s_weights_file {
-    const uint8_t *data;    /* little-endian, at any alignment */
+    const uint8_t *data; /* [size] little-endian, at any alignment */
+    size_t size;
     const uint8_t *keys;    /* [n_keys] entries, names ascending */
     const uint8_t *tensors; /* [n_tensors] entries, names ascending */
     uint32_t minor;         /* version: 1 if the file has optional keys, else 0 */
@@ -27,10 +28,16 @@ typedef struct es2s_weights_file {
     bool tensor_asked[ES2S_MAX_TENSORS];
 } es2s_weights_file;
 
-/* file_out refers to data, which must live as long. verify_data: compare with the file's SHA-256 too.
- * Fails with BAD_FORMAT, UNSUPPORTED_VERSION. */
-es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *data, size_t size,
-                                    bool verify_data);
+/* file_out refers to data, which must live as long. Fails with BAD_FORMAT, UNSUPPORTED_VERSION. */
+es2s_status es2s_weights_file_parse(es2s_weights_file *file_out, const void *data, size_t size);
+
+/* Compares a parsed file with the SHA-256 in its header. Fails with BAD_FORMAT. */
+es2s_status es2s_weights_file_verify(const es2s_weights_file *file);
+
+/* The same of two, in hardly more time than the larger one takes (sha256.h). *damaged_out: the one that
+ * fails, or NULL. */
+es2s_status es2s_weights_files_verify(const es2s_weights_file *first, const es2s_weights_file *second,
+                                      const es2s_weights_file **damaged_out);
 
 /* Whether the file has a key that may be absent, which then means its default. The file has it only for other
  * values, and says so in its minor version. */

@@ -59,18 +59,37 @@ static void sha256_of_the_standards_examples_is_the_standards(void) {
 
 static void sha256_by_instructions_is_the_portable_one(void) {
     es2s_sha256_blocks *const fastest = es2s_sha256_fastest();
-    uint8_t blocks[1 + 5 * 64];
+    uint8_t bytes[2][1 + 5 * 64];
     uint64_t seed = 11;
-    for (int round = 0; round < 200; round++) {
-        uint32_t state[8], expected[8];
-        for (size_t i = 0; i < sizeof blocks; i++)
-            blocks[i] = (uint8_t)(tiny_random(&seed) >> 32);
-        for (size_t i = 0; i < 8; i++)
-            expected[i] = state[i] = (uint32_t)(tiny_random(&seed) >> 16);
+    for (int round = 0; round < 400; round++) {
+        uint32_t state[2][8], expected[2][8];
+        for (size_t i = 0; i < sizeof bytes; i++)
+            bytes[i / sizeof bytes[0]][i % sizeof bytes[0]] = (uint8_t)(tiny_random(&seed) >> 32);
+        for (size_t i = 0; i < 16; i++)
+            expected[i / 8][i % 8] = state[i / 8][i % 8] = (uint32_t)(tiny_random(&seed) >> 16);
         const size_t n = (size_t)round % 6;
-        es2s_sha256_blocks_portable(expected, blocks + round % 2, n);
-        fastest(state, blocks + round % 2, n);
+        const uint8_t *const blocks[] = {bytes[0] + round % 2, bytes[1] + round / 6 % 2};
+        const int n_streams = 1 + round / 12 % 2;
+        for (int s = 0; s < n_streams; s++)
+            es2s_sha256_blocks_portable(&expected[s], &blocks[s], 1, n);
+        fastest(state, blocks, n_streams, n);
         CHECK(memcmp(state, expected, sizeof state) == 0);
+    }
+}
+
+static void sha256_of_two_pieces_is_that_of_each(void) {
+    uint8_t bytes[2][300];
+    uint64_t seed = 5;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i / sizeof bytes[0]][i % sizeof bytes[0]] = (uint8_t)(tiny_random(&seed) >> 32);
+    for (size_t i = 0; i < 300; i++) {
+        const size_t sizes[] = {i, i * 7 % 300};
+        uint8_t digests[2][32], digest[32];
+        es2s_sha256_two((const void *[]){bytes[0], bytes[1]}, sizes, digests);
+        for (int s = 0; s < 2; s++) {
+            es2s_sha256(bytes[s], sizes[s], digest);
+            CHECK(memcmp(digests[s], digest, sizeof digest) == 0);
+        }
     }
 }
 
@@ -453,6 +472,7 @@ int main(int argc, char **argv) {
         {"sha256_of_the_standards_examples_is_the_standards",
          sha256_of_the_standards_examples_is_the_standards, 0},
         {"sha256_by_instructions_is_the_portable_one", sha256_by_instructions_is_the_portable_one, 0},
+        {"sha256_of_two_pieces_is_that_of_each", sha256_of_two_pieces_is_that_of_each, 0},
         {"every_variant_loads_at_every_alignment", every_variant_loads_at_every_alignment, 0},
         {"every_prefix_is_refused", every_prefix_is_refused, 0},
         {"flipped_bits_are_refused_or_harmless", flipped_bits_are_refused_or_harmless, 0},
