@@ -5,7 +5,8 @@
 enum {
     MIN_NGRAM = 2, /* tokens that must match: fewer match by chance */
     MAX_NGRAM = 3,
-    FIRST_DRAFT = 2
+    /* A draft is read together with the last token, and kernels take four rows at a time: 3, 7, 15. */
+    FIRST_DRAFT = 3
 };
 
 /* Tokens behind an occurrence of the history's last n tokens in text, which begin at the returned place; 0 =
@@ -49,7 +50,7 @@ void es2s_prompt_lookup_learn(es2s_prompt_lookup *lookup, int64_t step_ns, int32
     }
     lookup->n_whole = n_accepted == n_drafted ? lookup->n_whole + 1 : 0;
     if (lookup->n_whole == 2) {
-        lookup->n_tokens *= 2;
+        if (2 * lookup->n_tokens + 1 <= lookup->max_tokens) lookup->n_tokens = 2 * lookup->n_tokens + 1;
         lookup->n_whole = 0;
     } else if (n_accepted == 0) {
         lookup->n_tokens = FIRST_DRAFT;

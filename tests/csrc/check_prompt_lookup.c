@@ -19,7 +19,7 @@ static void the_longest_and_latest_match_goes_on(void) {
     int32_t out[16];
     const int32_t two[] = {0, 6, 7}, three[] = {5, 6, 7}, one[] = {0, 8}, end[] = {10, 11};
     CHECK(draft(&lookup, two, N(two), 16, out) == 2 && out[0] == 10 && out[1] == 11); /* the latest 6, 7 */
-    CHECK(draft(&lookup, three, N(three), 16, out) == 2 && out[0] == 8 && out[1] == 9);
+    CHECK(draft(&lookup, three, N(three), 16, out) == 3 && out[0] == 8 && out[1] == 9);
     CHECK(draft(&lookup, one, N(one), 16, out) == 0); /* one token is no match */
     CHECK(draft(&lookup, end, N(end), 16, out) == 0); /* nothing follows */
     CHECK(draft(&lookup, three, 1, 16, out) == 0);
@@ -32,15 +32,16 @@ static void the_output_itself_is_looked_at_where_the_source_has_nothing(void) {
     es2s_prompt_lookup lookup = {.max_tokens = 4};
     int32_t out[16];
     const int32_t history[] = {20, 21, 22, 23, 20, 21};
-    CHECK(draft(&lookup, history, N(history), 16, out) == 2 && out[0] == 22 && out[1] == 23);
-    CHECK(es2s_prompt_lookup_draft(&lookup, history, N(history), NULL, 0, 16, out) == 2);
+    CHECK(draft(&lookup, history, N(history), 16, out) == 3);
+    CHECK(out[0] == 22 && out[1] == 23 && out[2] == 20);
+    CHECK(es2s_prompt_lookup_draft(&lookup, history, N(history), NULL, 0, 16, out) == 3);
 }
 
 static void drafts_grow_with_success_and_start_again_after_a_failure(void) {
     es2s_prompt_lookup lookup = {.max_tokens = 7};
     int32_t out[16];
     const int32_t history[] = {5, 6, 7};
-    static const int32_t sizes[] = {2, 2, 4, 4, 6, 6}; /* of 6 tokens that follow */
+    static const int32_t sizes[] = {3, 3, 6, 6}; /* 3, then 7, of 6 tokens that follow */
     es2s_prompt_lookup_learn(&lookup, 100, 0, 0);
     for (int32_t i = 0; i < N(sizes); i++) {
         check_case("draft %d", i);
@@ -49,7 +50,16 @@ static void drafts_grow_with_success_and_start_again_after_a_failure(void) {
     }
     CHECK(draft(&lookup, history, N(history), 16, out) == 6);
     es2s_prompt_lookup_learn(&lookup, 100, 6, 0);
-    CHECK(draft(&lookup, history, N(history), 16, out) == 2);
+    CHECK(draft(&lookup, history, N(history), 16, out) == 3);
+
+    es2s_prompt_lookup short_one = {.max_tokens = 6}; /* 7 would be too many */
+    es2s_prompt_lookup_learn(&short_one, 100, 0, 0);
+    for (int32_t i = 0; i < 4; i++) {
+        CHECK(draft(&short_one, history, N(history), 16, out) == 3);
+        es2s_prompt_lookup_learn(&short_one, 100, 3, 3);
+    }
+    es2s_prompt_lookup shortest = {.max_tokens = 2};
+    CHECK(draft(&shortest, history, N(history), 16, out) == 2);
 }
 
 /* Drafts of two tokens, `accepted` of which are right, in steps that take so many percent of a plain one. */
