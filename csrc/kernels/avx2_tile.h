@@ -28,4 +28,10 @@ INLINE void sum_each(const sums_i32 *sums, int32_t *sum) {
     _mm256_storeu_si256((__m256i *)sum, _mm256_add_epi32(low, high));
 }
 
+static inline int32_t sum_lanes_i32(__m256i x) {
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
+}
+
 #endif

@@ -24,8 +24,8 @@ static inline __m256i spelled_out_dpbusd(__m256i sum, __m256i a, __m256i b) {
 #include "kernels/avx_vnni.c"
 
 static void gemm_equals_scalar(void) {
-    static const size_t N_ROWS[] = {0, 1, 2, 3, 4, 5, 7, 16}, N_OUTS[] = {0, 1, 2, 7, 8, 9, 17};
-    static const size_t N_INS[] = {0, 1, 31, 32, 33, 65, 509};
+    static const size_t N_ROWS[] = {0, 1, 2, 3, 4, 5, 7, 16}, N_OUTS[] = {0, 1, 2, 7, 8, 9, 17, 33, 65};
+    static const size_t N_INS[] = {0, 1, 31, 32, 33, 36, 65, 509, 4100};
     es2s_kernels scalar, kernels;
     check_case("select");
     CHECK(es2s_kernels_select(&scalar, "scalar") == 0);
@@ -57,6 +57,14 @@ static void gemm_equals_scalar(void) {
                                          n_out);
                     for (size_t j = 0; j < n_rows * n_out; j++)
                         CHECK(bits_of(y[j]) == bits_of(expected[j]));
+                    if (n_in % 4 != 0) continue;
+                    uint8_t *packed = check_alloc(kernels.packed_size(n_out, n_in));
+                    kernels.pack_qc8w(w, n_out, n_in, packed);
+                    float *from_packed = check_alloc(n_rows * n_out * sizeof *y);
+                    kernels.gemm_qd8_packed(a, a_scale, n_rows, n_in, packed, w_scale, n_out, from_packed,
+                                            n_out);
+                    for (size_t j = 0; j < n_rows * n_out; j++)
+                        CHECK(bits_of(from_packed[j]) == bits_of(expected[j]));
                 }
 }
 

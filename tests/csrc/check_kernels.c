@@ -177,7 +177,7 @@ static void gemm_qd8_qc8w_matches(void) {
             check_gemm_qd8(&g);
         }
     static const size_t MANY[] = {1, 2, 3, 6, 8, 12, 13, 39, 133}, WIDE_NS[] = {1, 15, 16, 33, 80},
-                        WIDE_KS[] = {4, 60, 64, 68, 256, 516, 3072, 3076};
+                        WIDE_KS[] = {4, 60, 64, 68, 256, 516, 3072, 3076, 4100, 8228};
     for (size_t m = 0; m < COUNT(MANY); m++)
         for (size_t n = 0; n < COUNT(WIDE_NS); n++)
             for (size_t k = 0; k < COUNT(WIDE_KS); k++) {
