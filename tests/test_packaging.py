@@ -26,7 +26,7 @@ def test_a_wheel_without_the_default_bundle_is_below_500_kb():
     files = distribution("edge_s2s").files
     assert files is not None
     sizes = {
-        file.name: len(zlib.compress(Path(str(file.locate())).read_bytes()))
+        str(file): len(zlib.compress(Path(str(file.locate())).read_bytes()))
         for file in files
         if file.suffix != ".pyc"
         and file.name != "default.es2s"

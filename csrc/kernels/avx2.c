@@ -79,9 +79,52 @@ INLINE void add_products_packed(const uint8_t *operand, const __m256i *w, sums_i
 
 #include "avx2_packed.h"
 
+/* 8 x 8 int32: x[k] becomes element k of each. */
+INLINE void transpose(__m256i *x /* [8] */) {
+    __m256i t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++) {
+        x[j] = _mm256_permute2x128_si256(u[j], u[j + 4], 0x20);
+        x[j + 4] = _mm256_permute2x128_si256(u[j], u[j + 4], 0x31);
+    }
+}
+
+static size_t packed_size_avx2(size_t n_out, size_t n_in) {
+    return n_in % 4 == 0 ? (n_out + BLOCK - 1) / BLOCK * BLOCK * n_in : 0;
+}
+
+static void pack_qc8w_avx2(const int8_t *w, size_t n_out, size_t n_in, uint8_t *packed) {
+    for (size_t o = 0; o < (n_out + BLOCK - 1) / BLOCK * BLOCK; o += OUTS)
+        for (size_t i = 0; i < n_in; i += STEP) {
+            const size_t n = n_in - i < STEP ? n_in - i : STEP;
+            __m256i x[OUTS];
+            prefetch(w + o * n_in + i * OUTS, STEP * OUTS);
+            for (size_t j = 0; j < OUTS; j++) {
+                int8_t odd_end[STEP] = {0};
+                const int8_t *from = w + (o + j < n_out ? o + j : n_out - 1) * n_in + i;
+                if (n < STEP) from = memcpy(odd_end, from, n);
+                x[j] = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)from), _mm256_set1_epi8(-128));
+            }
+            transpose(x);
+            uint8_t *const to = packed + o / BLOCK * BLOCK * n_in + i / 4 * GROUP + o % BLOCK * 4;
+            for (size_t k = 0; k < n / 4; k++)
+                _mm256_storeu_si256((__m256i *)(to + k * GROUP), x[k]);
+        }
+}
+
 void es2s_kernels_init_avx2(es2s_kernels *k) {
     use_float_ops(k);
     k->isa = "avx2";
     k->gemm_qd8_qc8w = gemm_qd8_qc8w_tiles;
-    use_packed(k);
+    k->packed_size = packed_size_avx2;
+    k->pack_qc8w = pack_qc8w_avx2;
+    k->gemm_qd8_packed = gemm_qd8_packed_tiles;
 }

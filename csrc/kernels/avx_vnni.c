@@ -2,6 +2,8 @@
  * AVX-VNNI: Intel since Alder Lake (2021), AMD since Zen 5. VNNI on 256-bit registers for CPUs without
  * AVX-512.
  *
+ * It takes the place of avx2.c's products; all else, the packing of weights too, is that set's.
+ *
  * vpdpbusd adds to each int32 lane four products of an unsigned and a signed byte, without saturation. As in
  * avx512_vnni.c the activations move into [1, 255] by adding 128, and 128 row sums of the weights are
  * subtracted at the end (gemm_tiles.h).
@@ -64,8 +66,7 @@ INLINE void add_products_packed(const uint8_t *operand, const __m256i *w, sums_i
 #include "avx2_packed.h"
 
 void es2s_kernels_init_avx_vnni(es2s_kernels *k) {
-    use_float_ops(k);
     k->isa = "avx_vnni";
     k->gemm_qd8_qc8w = gemm_qd8_qc8w_tiles;
-    use_packed(k);
+    k->gemm_qd8_packed = gemm_qd8_packed_tiles;
 }
