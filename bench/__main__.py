@@ -3,6 +3,7 @@
 python -m bench run                                us beside all peers that are installed, into bench/results/
 python -m bench run --minutes 9 --only t5-small    a part of it; the next run adds what is still missing
 python -m bench run --startup-only                 only what needs no checkpoint and no peer
+python -m bench run --isa avx2                     as on a CPU without AVX-512: us and who can be held to that
 python -m bench run --providers B.es2s openvino    a bundle's static encoders on accelerators, beside the CPU
 python -m bench report                             targets, tables and plots: bench/results/report.md, README
 python -m bench compare OLD.json NEW.json          two results side by side
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import ROOT, results_file, sustained
-from bench.peers import NAMES, OURS, installed
+from bench.peers import HELD, NAMES, OURS, installed
 from bench.plan import KINDS, Unit, plan
 from bench.results_file import ResultsError
 from bench.shapes import MODELS, TINY
@@ -35,7 +36,7 @@ def command_run(args: argparse.Namespace) -> int:
     from bench.units import measure_unit
 
     out = args.out or _default_out(args)
-    results = results_file.open_results(out, quick=args.quick)
+    results = results_file.open_results(out, quick=args.quick, isa=args.isa)
     models = args.models or (tuple(TINY) if args.quick else MODELS)
     units = plan(models, args.threads, quick=args.quick, data=args.data is not None)
     only = ["startup"] if args.startup_only else args.only
@@ -44,8 +45,11 @@ def command_run(args: argparse.Namespace) -> int:
     wanted = [unit for unit in units if only is None or unit.selected(only)]
     todo = [unit for unit in wanted if args.again or not _is_done(results, unit)]
     until = time.monotonic() + (60 * args.minutes if args.minutes else 1e9)
-    names = [name for name in NAMES if name in args.peers and installed(name)]
-    if missing := [name for name in args.peers if name not in names]:
+    able = [name for name in args.peers if args.isa is None or name in HELD[args.isa]]
+    if free := [name for name in args.peers if name not in able]:
+        print(f"cannot be held to {args.isa}: {', '.join(free)}", file=sys.stderr)
+    names = [name for name in NAMES if name in able and installed(name)]
+    if missing := [name for name in able if name not in names]:
         print(f"not installed: {', '.join(missing)}", file=sys.stderr)
     options = Options(
         work=args.work.resolve(),
@@ -56,6 +60,7 @@ def command_run(args: argparse.Namespace) -> int:
         until=until,
         data=args.data and args.data.resolve(),
         rows=args.rows,
+        isa=args.isa,
     )
     laboratory = Laboratory(options, results)
     results_file.begin_run(results)
@@ -84,7 +89,7 @@ def command_run(args: argparse.Namespace) -> int:
 def _default_out(args: argparse.Namespace) -> Path:
     """Tiny models have no place among the results."""
     folder: Path = args.work / "quick" if args.quick else results_file.FOLDER
-    return folder / results_file.file_name()
+    return folder / results_file.file_name(args.isa)
 
 
 def _is_done(results: results_file.Results, unit: Unit) -> bool:
@@ -163,6 +168,7 @@ A unit's name is KIND/MODEL/sSOURCE/bBATCH/kBEAMS/tTHREADS, such as greedy/t5-sm
     run.add_argument(
         "--peers", nargs="+", default=[*NAMES], choices=NAMES, metavar="PEER", help=f"of {NAMES}"
     )
+    run.add_argument("--isa", choices=HELD, help="hold all to this kernel set, and leave out who cannot be")
     run.add_argument("--threads", nargs="+", type=int, default=[1, 2][: max(1, cores)])
     run.add_argument("--rounds", type=int, default=11, help="of each unit (default: %(default)s)")
     run.add_argument(

@@ -1,7 +1,7 @@
 /*
  * What an app does that starts, asks for one token and ends, without Python: our side of the cold starts.
  *
- *     first_token BUNDLE N_THREADS ID ...
+ *     first_token BUNDLE N_THREADS ISA ID ...        ISA: a kernel set, or - for the widest
  *
  * Reads the source from its token ids with the bundle's native encoder and writes the first token, and the
  * memory in KiB that the process had when main began and the most that it had (Linux; elsewhere 0).
@@ -23,16 +23,16 @@ static long kilobytes(const char *name) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 4) {
-        fprintf(stderr, "usage: first_token BUNDLE N_THREADS ID ...\n");
+    if (argc < 5) {
+        fprintf(stderr, "usage: first_token BUNDLE N_THREADS ISA ID ...\n");
         return 2;
     }
     const long before = kilobytes("VmRSS:");
-    const int32_t n_ids = argc - 3;
+    const int32_t n_ids = argc - 4;
     int32_t *ids = malloc((size_t)n_ids * sizeof *ids);
     if (!ids) return 1;
     for (int32_t i = 0; i < n_ids; i++)
-        ids[i] = (int32_t)strtol(argv[3 + i], NULL, 10);
+        ids[i] = (int32_t)strtol(argv[4 + i], NULL, 10);
 
     int32_t token = -1, n_tokens = 0;
     float score = 0.0f;
@@ -41,6 +41,7 @@ int main(int argc, char **argv) {
     es2s_model_params params;
     es2s_model_params_init(&params);
     params.n_threads = (int32_t)strtol(argv[2], NULL, 10);
+    if (strcmp(argv[3], "-") != 0) params.isa = argv[3];
     es2s_status status = es2s_model_load(argv[1], &params, &model);
     if (status == ES2S_OK) {
         es2s_session_params sizes;

@@ -37,13 +37,15 @@ def build(folder: Path, source: Path = SOURCE) -> Path:
     return program
 
 
-def sample(program: Path, bundle: Path, threads: int, source: list[int], expected: int) -> Sample:
+def sample(
+    program: Path, bundle: Path, threads: int, isa: str | None, source: list[int], expected: int
+) -> Sample:
     """One start: seconds until the process with the token has ended, and memory as of the others.
 
     PeerError if the token is not the `expected` one.
     """
     start = time.perf_counter()
-    command = [str(program), str(bundle), str(threads), *map(str, source)]
+    command = [str(program), str(bundle), str(threads), isa or "-", *map(str, source)]
     done = subprocess.run(command, capture_output=True, text=True)
     first_token_s = time.perf_counter() - start
     if done.returncode:

@@ -36,6 +36,8 @@ class Options:
     """When the run ends, of time.monotonic"""
     data: Path | None
     rows: int
+    isa: str | None = None
+    """The kernel set that all are held to, of `peers.HELD`; None: each takes what the CPU has"""
 
 
 class Laboratory:
@@ -105,20 +107,27 @@ class Laboratory:
         """We alone."""
         folder = self.folder(model, OURS)
         assert folder is not None, "a failure of ours is raised"
-        return Entrant(OURS, OURS, folder, threads)
+        return Entrant(OURS, OURS, folder, threads, self._held(OURS))
 
     def entrants(self, model: str, threads: int, *, num_beams: int = 1) -> list[Entrant]:
         """All peers that can do it, each in its fastest setting."""
         settings = self._settings(model, threads)
         return [
-            replace(entrant, setting=settings.get(entrant.peer, {}))
+            replace(entrant, setting={**settings.get(entrant.peer, {}), **entrant.setting})
             for entrant in self._unset(model, threads)
             if num_beams == 1 or entrant.peer not in GREEDY_ONLY
         ]
 
     def _unset(self, model: str, threads: int) -> list[Entrant]:
         folders = {name: self.folder(model, name) for name in self.options.names}
-        return [Entrant(name, name, folder, threads) for name, folder in folders.items() if folder]
+        return [
+            Entrant(name, name, folder, threads, self._held(name))
+            for name, folder in folders.items()
+            if folder
+        ]
+
+    def _held(self, peer: str) -> peers.Setting:
+        return peers.HELD[self.options.isa][peer] if self.options.isa else {}
 
     def _settings(self, model: str, threads: int) -> dict[str, peers.Setting]:
         key = f"{model}/t{threads}"
@@ -131,13 +140,13 @@ class Laboratory:
         return {name: found["setting"] for name, found in known.items()}
 
     def _fastest(self, entrant: Entrant, model: str) -> dict[str, object]:
-        candidates = peers.SETTINGS[entrant.peer]
-        if len(candidates) == 1:
-            return {"setting": candidates[0]}
+        named = {_words(all_of := {**one, **entrant.setting}): all_of for one in peers.SETTINGS[entrant.peer]}
+        first, *others = named.values()
+        if not others:
+            return {"setting": first}
         print(f"  settings of {entrant.label}, {entrant.threads} threads ...", file=sys.stderr)
         what = f"settings/{model}/t{entrant.threads}/{entrant.peer}"
         self.forget_failures(what)
-        named = {_words(setting): setting for setting in candidates}
         entrants = [replace(entrant, label=words, setting=setting) for words, setting in named.items()]
         source = sources(model, min(64, self.options.n_tokens), 1)
         with Processes(self, entrants, what) as processes:
@@ -151,7 +160,7 @@ class Laboratory:
             )
         tried = {label: measured.figures(label)["total_ms"]["median"] for label in measured.samples}
         if not tried:
-            return {"setting": candidates[0]}
+            return {"setting": first}
         return {"setting": named[min(tried, key=tried.__getitem__)], "total_ms": tried, **measured.noise()}
 
     def whole_request(self, process: Process, source: list[list[int]], num_beams: int) -> Sample:

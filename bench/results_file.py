@@ -29,8 +29,8 @@ class ResultsError(ValueError):
     """A file that cannot be read or added to."""
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+def machine(isa: str | None = None) -> dict[str, Any]:
+    """What the figures depend on besides the code; isa: the kernel set that all are held to."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -42,7 +42,8 @@ def machine() -> dict[str, Any]:
     if board.exists():
         model = board.read_text().strip("\0\n")
     return {
-        "cpu": f"{model}, {supported_isas()[-1]}",  # makers sell several generations by one name
+        # makers sell several generations by one name
+        "cpu": f"{model}, {supported_isas()[-1]}{f' held to {isa}' if isa else ''}",
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -58,9 +59,9 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def file_name() -> str:
+def file_name(isa: str | None = None) -> str:
     """CPU-COMMIT.json."""
-    here = machine()
+    here = machine(isa)
     return f"{file_stem(here['cpu'])}-{here['commit']}.json"
 
 
@@ -69,9 +70,9 @@ def file_stem(cpu: str) -> str:
     return re.sub("[^a-z0-9]+", "-", cpu.lower())
 
 
-def open_results(path: Path, *, quick: bool) -> Results:
+def open_results(path: Path, *, quick: bool, isa: str | None = None) -> Results:
     """The results so far, or none; raises ResultsError if they are of another machine or kind."""
-    here = machine()
+    here = machine(isa)
     if not path.exists():
         empty: Results = {name: {} for name in ("settings", "failed", "units")}
         return {"schema": SCHEMA, "quick": quick, "machine": here, "runs": [], **empty}

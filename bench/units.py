@@ -197,7 +197,8 @@ def _busy(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
 
 
 def _rows(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
-    isas = [isa for isa in supported_isas() if isa != "scalar"] or ["scalar"]
+    held = laboratory.options.isa
+    isas = [held] if held else [isa for isa in supported_isas() if isa != "scalar"] or ["scalar"]
     with Processes(laboratory, [laboratory.ours(unit.model, unit.threads)], unit.name) as processes:
         [process] = processes
 
@@ -251,7 +252,13 @@ def _cold(unit: Unit, laboratory: Laboratory) -> dict[str, Any]:
         with entrants[OURS].start() as process:
             [[expected]] = laboratory.generate(process, source, 1, 1)["result"]
         samplers[first_token.LABEL] = partial(
-            first_token.sample, program, ours / BUNDLE, unit.threads, source[0], expected
+            first_token.sample,
+            program,
+            ours / BUNDLE,
+            unit.threads,
+            laboratory.options.isa,
+            source[0],
+            expected,
         )
         entrants[first_token.LABEL] = Entrant(first_token.LABEL, OURS, ours, unit.threads)
     except PeerError as error:

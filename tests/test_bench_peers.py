@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.laboratory import Laboratory, Options  # noqa: E402
 from bench.plan import KINDS, Unit, plan  # noqa: E402
 from bench.processes import Entrant, Neighbour, PeerError  # noqa: E402
 from bench.targets import targets  # noqa: E402
+from edge_s2s.decoder import supported_isas  # noqa: E402
 
 MODEL = "tiny-t5"
 GREEDY = f"greedy/{MODEL}/s16/b1/k1/t1"
@@ -173,6 +175,33 @@ def test_a_peer_that_cannot_be_prepared_is_tried_once_in_a_run(
         assert [entrant.peer for entrant in here.entrants(MODEL, 1)] == [peers.OURS]
     assert capsys.readouterr().err.count("preparing") == 1
     assert f"{MODEL}/nobody" in here.results["failed"]
+
+
+def test_all_are_held_to_a_kernel_set_whatever_their_setting(tmp_path: Path):
+    for name in (peers.OURS, "ctranslate2"):
+        (tmp_path / MODEL / name).mkdir(parents=True)
+    known = {peers.OURS: {"setting": {}}, "ctranslate2": {"setting": {"CT2_FORCE_CPU_ISA": "AVX512"}}}
+    here = laboratory(tmp_path, "ctranslate2", {f"{MODEL}/t1": known})
+    here.options = replace(here.options, isa="avx2")
+    [ours, theirs] = here.entrants(MODEL, 1)
+    assert ours.setting == here.ours(MODEL, 1).setting == {"isa": "avx2"}
+    assert theirs.setting == peers.HELD["avx2"]["ctranslate2"]
+    assert results_file.machine("avx2")["cpu"] == results_file.machine()["cpu"] + " held to avx2"
+
+
+@pytest.mark.release
+@pytest.mark.skipif("avx2" not in supported_isas(), reason="this CPU has no AVX2")
+def test_a_run_held_to_a_kernel_set_leaves_out_who_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    given = ["--peers", peers.OURS, "onnxruntime", "--models", MODEL, "--threads", "1", "--isa", "avx2"]
+    results = run(tmp_path, *given, "--only", "greedy,rows,cold")
+    assert "cannot be held to avx2: onnxruntime" in capsys.readouterr().err
+    assert [*results["units"][f"rows/{MODEL}/s16/b1/k1/t1"]["isas"]] == ["avx2"]
+    for kind in ("greedy", "cold"):
+        found = results["units"][f"{kind}/{MODEL}/s16/b1/k1/t1"]["peers"]
+        assert found[peers.OURS]["setting"] == {"isa": "avx2"}
+        assert "onnxruntime" not in found
 
 
 def test_what_is_tried_anew_has_not_failed(tmp_path: Path):

@@ -42,6 +42,15 @@ SETTINGS: dict[str, list[Setting]] = {
     "optimum": [_AS_IT_COMES, {"spinning": "0"}],
 }
 GREEDY_ONLY = {"onnxruntime"}
+_MATH: Setting = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+HELD: dict[str, dict[str, Setting]] = {
+    "avx2": {
+        OURS: {"isa": "avx2"},
+        "ctranslate2": {"CT2_FORCE_CPU_ISA": "AVX2", **_MATH},
+        "transformers": {"ATEN_CPU_CAPABILITY": "avx2", **_MATH},
+    }
+}
+"""Kernel set -> who can be held to it on a CPU that has more, and how; the others ask the CPU alone."""
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,9 @@ def _write(model: object, tokenizer: object, path: Path) -> None:
     write_bundle(path, manifest, files, replace=True)
 
 
-def load(folder: Path, threads: int) -> Loaded:
+def load(folder: Path, threads: int, isa: str | None = None) -> Loaded:
     """Opens the bundle."""
-    model = edge_s2s.load(folder / BUNDLE, num_threads=threads)
+    model = edge_s2s.load(folder / BUNDLE, num_threads=threads, isa=isa)
 
     def generate(sources: Ids, n_tokens: int | None, num_beams: int) -> Ids:
         options = edge_s2s.GenerationOptions(
