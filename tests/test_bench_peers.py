@@ -192,11 +192,11 @@ def test_all_are_held_to_a_kernel_set_whatever_their_setting(tmp_path: Path):
 @pytest.mark.release
 @pytest.mark.skipif("avx2" not in supported_isas(), reason="this CPU has no AVX2")
 def test_a_run_held_to_a_kernel_set_leaves_out_who_cannot_be(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     given = ["--peers", peers.OURS, "onnxruntime", "--models", MODEL, "--threads", "1", "--isa", "avx2"]
     results = run(tmp_path, *given, "--only", "greedy,rows,cold")
-    assert "cannot be held to avx2: onnxruntime" in capsys.readouterr().err
+    assert "cannot be held to avx2: onnxruntime" in capfd.readouterr().err
     assert [*results["units"][f"rows/{MODEL}/s16/b1/k1/t1"]["isas"]] == ["avx2"]
     for kind in ("greedy", "cold"):
         found = results["units"][f"{kind}/{MODEL}/s16/b1/k1/t1"]["peers"]
