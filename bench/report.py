@@ -28,7 +28,7 @@ def write_report(folder: Path, out: Path) -> list[str]:
 
 
 def newest_results(folder: Path) -> tuple[dict[str, Results], list[str]]:
-    """The newest results of each machine, by its name, and what was left out, in words.
+    """The newest results of each machine, in the order of their names, and what was left out, in words.
 
     Raises ResultsError if there are none.
     """
@@ -45,7 +45,7 @@ def newest_results(folder: Path) -> tuple[dict[str, Results], list[str]]:
             newest[results["machine"]["cpu"]] = results
     if not newest:
         raise ResultsError(f"no results in {folder}; run `python -m bench run` first")
-    return newest, left_out
+    return dict(sorted(newest.items())), left_out
 
 
 _INTRODUCTION = [

@@ -72,12 +72,10 @@ static const uint32_t H0[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
 /* The blocks from `done` on: whole ones, and the rest with one bit 1, zeros, the length in bits. */
-static void finish(es2s_sha256_blocks *add_blocks, uint32_t H[8], const uint8_t *data, size_t size,
+static void finish(es2s_sha256_blocks *add_blocks, uint32_t H[1][8], const uint8_t *data, size_t size,
                    size_t done, uint8_t digest[32]) {
-    uint32_t state[1][8];
-    memcpy(state[0], H, sizeof state[0]);
     const size_t n = size / 64, left = size % 64;
-    if (n > done) add_blocks(state, (const uint8_t *[]){data + 64 * done}, 1, n - done);
+    if (n > done) add_blocks(H, (const uint8_t *[]){data + 64 * done}, 1, n - done);
 
     uint8_t last[128] = {0};
     if (left > 0) memcpy(last, data + 64 * n, left);
@@ -85,14 +83,14 @@ static void finish(es2s_sha256_blocks *add_blocks, uint32_t H[8], const uint8_t 
     const size_t n_last = left < 56 ? 64 : 128;
     for (size_t i = 0; i < 8; i++)
         last[n_last - 1 - i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
-    add_blocks(state, (const uint8_t *[]){last}, 1, n_last / 64);
+    add_blocks(H, (const uint8_t *[]){last}, 1, n_last / 64);
 
     for (size_t i = 0; i < 32; i++)
-        digest[i] = (uint8_t)(state[0][i / 4] >> (24 - 8 * (i % 4)));
+        digest[i] = (uint8_t)(H[0][i / 4] >> (24 - 8 * (i % 4)));
 }
 
 void es2s_sha256(const void *data, size_t size, uint8_t digest[32]) {
-    uint32_t H[8];
+    uint32_t H[1][8];
     memcpy(H, H0, sizeof H);
     finish(es2s_sha256_fastest(), H, data, size, 0, digest);
 }
@@ -105,5 +103,5 @@ void es2s_sha256_two(const void *const data[2], const size_t size[2], uint8_t di
         memcpy(H[s], H0, sizeof H0);
     if (n > 0) add_blocks(H, (const uint8_t *[]){data[0], data[1]}, 2, n);
     for (int s = 0; s < 2; s++)
-        finish(add_blocks, H[s], data[s], size[s], n, digest[s]);
+        finish(add_blocks, &H[s], data[s], size[s], n, digest[s]);
 }

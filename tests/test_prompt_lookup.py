@@ -12,7 +12,7 @@ import edge_s2s
 from edge_s2s import GenerationOptions
 from edge_s2s.decoder import Cancellation, Floats, Ints, LogitsProcessor
 from edge_s2s.manifest import GenerationDefaults
-from tiny_models import EOS, FAMILY_KINDS, TinyModel, random_model, random_t5
+from tiny_models import EOS, FAMILY_KINDS, TinyModel, random_model, random_t5, with_float16_cache
 
 N_RUNS = 400
 RULES: dict[str, Any] = {
@@ -38,10 +38,11 @@ def prefer(wanted: Sequence[int], strength: float) -> LogitsProcessor:
 
 @pytest.fixture(scope="module")
 def models() -> list[TinyModel]:
-    return [random_model(kinds[-1], seed) for seed, kinds in enumerate(FAMILY_KINDS.values())]
+    wide = [random_model(kinds[-1], seed) for seed, kinds in enumerate(FAMILY_KINDS.values())]
+    return wide + [with_float16_cache(model) for model in wide]
 
 
-def test_in_400_random_runs_of_ten_families_nothing_changes(models: list[TinyModel]):
+def test_in_400_random_runs_of_ten_families_and_both_caches_nothing_changes(models: list[TinyModel]):
     rng = random.Random(3)
     n_tokens = n_kept = 0
     for _ in range(N_RUNS):

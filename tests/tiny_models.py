@@ -196,6 +196,12 @@ def random_model(kind: str, seed: int, **config: Any) -> TinyModel:
     return TinyModel(hf, spec, DecoderModel(write_weights(spec.keys, spec.tensors)))
 
 
+def with_float16_cache(model: TinyModel) -> TinyModel:
+    """The same weights with a KV cache in float16."""
+    keys = {**model.spec.keys, "kv_cache_dtype": "float16"}
+    return replace(model, decoder=DecoderModel(write_weights(keys, model.spec.tensors)))
+
+
 def random_hf(kind: str, seed: int, **config: Any) -> Any:
     """The transformers model alone."""
     torch.manual_seed(seed)

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from edge_s2s.manifest import FloatKind
 from edge_s2s_export.errors import ExportError
 from edge_s2s_export.model_card import UNKNOWN_LICENCE
 
@@ -148,7 +149,7 @@ class Recipe:
     generation: Generation = Generation()
     checks: tuple[Literal["loops", "numbers", "names"], ...] = ()  # of summaries; () leaves it to the runtime
     smooth_quant: float = 0.0  # alpha of SmoothQuant, such as 0.5; 0: weights stay as they are
-    kv_cache: Literal["float32", "float16"] = "float32"  # keys and values of sessions, in the int8 bundle
+    kv_cache: FloatKind = "float32"  # keys and values of sessions, in the int8 bundle
 
     @property
     def main(self) -> DataSet:
