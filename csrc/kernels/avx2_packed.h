@@ -9,8 +9,7 @@
  * defines, before it includes this one:
  *
  *     OPERAND     bytes that `prepare` makes of a group of 4 activations
- *     N_PARTS     sums that a single row has for each output, 1 or 2, so that enough products are on their
- * way
+ *     N_PARTS     sums that a single row has for each output: 1, or 2 where products take longer than sums
  *
  *     static int32_t prepare(const int8_t *a, size_t n, uint8_t *operands);   n activations, a multiple of 4;
  *                 returns what is to be added to each sum of their products
@@ -48,8 +47,7 @@ static void prepare_strip(const gemm *g, size_t from, size_t n, strip *s) {
         s->corrections[i] += prepare(g->a + (s->first + i) * g->n_in + from, n, s->operands[i]);
 }
 
-/* Adds the products of n_groups groups. sums: [n_rows, BLOCK_VECS]; next: a line to ask for with each group.
- */
+/* Adds the products of n_groups groups to sums: [n_rows, BLOCK_VECS]. next: a line to ask for with each. */
 INLINE void packed_tile(int n_rows, bool asks_for_next, const strip *s, const uint8_t *block, uintptr_t next,
                         size_t n_groups, sums_i32 *sums) {
     const int n_parts = n_rows == 1 ? N_PARTS : 1;
