@@ -4,7 +4,8 @@
  *
  * stream: each thread sums up its own part of BYTES, again and again, as a decoder reads its weights. They
  *         lie in huge pages where the system has them: through small ones a thread waits for addresses,
- *         and a decoder whose weights lie better passes the bound.
+ *         and a decoder whose weights lie better passes the bound. Twice, with loads of a line and of half
+ *         a line of the cache, of which now these are faster and now those; the answer is the better one.
  * dot:    products of unsigned and signed bytes added up in 32 bits, from registers and the first cache.
  */
 #define _DEFAULT_SOURCE
@@ -31,10 +32,11 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Wide enough for every vector unit: four sums of 64 bytes, which the compiler splits as it needs. */
+/* Wide enough for every vector unit: the compiler splits them as it needs. */
 typedef uint64_t line __attribute__((vector_size(LINE)));
+typedef uint64_t half_line __attribute__((vector_size(LINE / 2)));
 
-static uint64_t stream(const uint8_t *data, size_t size) {
+static uint64_t stream_lines(const uint8_t *data, size_t size) {
     line sums[4] = {{0}};
     for (size_t i = 0; i + 4 * LINE <= size; i += 4 * LINE)
         for (int k = 0; k < 4; k++)
@@ -43,6 +45,19 @@ static uint64_t stream(const uint8_t *data, size_t size) {
     uint64_t total = 0;
     for (int k = 0; k < 8; k++)
         total += sum[k];
+    return total;
+}
+
+static uint64_t stream_halves(const uint8_t *data, size_t size) {
+    half_line sums[8] = {{0}};
+    for (size_t i = 0; i + 4 * LINE <= size; i += 4 * LINE)
+#pragma GCC unroll 8 /* so that the sums stay in registers */
+        for (int k = 0; k < 8; k++)
+            sums[k] += *(const half_line *)(const void *)(data + i + (size_t)k * LINE / 2);
+    uint64_t total = 0;
+    for (int k = 0; k < 8; k++)
+        for (int i = 0; i < 4; i++)
+            total += sums[k][i];
     return total;
 }
 
@@ -98,6 +113,7 @@ static uint64_t dot(const uint8_t *data) {
 typedef struct {
     const uint8_t *data;
     size_t size; /* 0: dot */
+    uint64_t (*stream)(const uint8_t *data, size_t size);
     double work, seconds;
 } job;
 
@@ -112,7 +128,7 @@ static void *run(void *argument) {
     const double start = now();
     uint64_t total = 0;
     do {
-        total += own->size ? stream(own->data, own->size) : dot(own->data);
+        total += own->size ? own->stream(own->data, own->size) : dot(own->data);
         own->work += own->size ? (double)own->size : 1000.0 * SUMS * (double)sizeof(vector);
         own->seconds = now() - start;
     } while (own->seconds < SECONDS);
@@ -120,13 +136,14 @@ static void *run(void *argument) {
     return NULL;
 }
 
-static double measure(const uint8_t *data, size_t size, int n_threads) {
+static double measure(const uint8_t *data, size_t size, int n_threads,
+                      uint64_t (*stream)(const uint8_t *data, size_t size)) {
     job jobs[MAX_THREADS] = {{0}};
     pthread_t threads[MAX_THREADS];
     const size_t part = size / (size_t)n_threads / (4 * LINE) * (4 * LINE);
     atomic_store(&waiting, n_threads);
     for (int i = 0; i < n_threads; i++)
-        jobs[i] = (job){.data = data + (size_t)i * part, .size = part};
+        jobs[i] = (job){.data = data + (size_t)i * part, .size = part, .stream = stream};
     for (int i = 1; i < n_threads; i++)
         if (pthread_create(&threads[i], NULL, run, &jobs[i])) exit(1);
     run(&jobs[0]);
@@ -166,7 +183,12 @@ int main(void) {
             data = ones(size);
             room = size;
         }
-        printf("%.3f\n", measure(data, is_dot ? 0 : size, n_threads));
+        double rate = measure(data, is_dot ? 0 : size, n_threads, stream_lines);
+        if (!is_dot) {
+            const double of_halves = measure(data, size, n_threads, stream_halves);
+            rate = of_halves > rate ? of_halves : rate;
+        }
+        printf("%.3f\n", rate);
         fflush(stdout);
     }
     free(data);
